@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: GPL-2.0
+# `make help` lists what there is. Two commands do everything from nothing:
+# `make run` and `make test`.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# Where the caches, the kernel and the tools are: setup/env.sh knows.
+ENV := . setup/env.sh;
+TANGLE = cargo run --quiet --release --package tangle --
+TESTS = cargo run --quiet --release --package lguest-tests --bin
+
+# A second Linux shell beside the Guest: make run HOST=1
+RUN_FLAGS := $(if $(HOST),--host)
+
+.PHONY: help setup tangle check workspace module guest launcher programs \
+	run test test-long bench book serve clean distclean
+
+help: ## this list
+	@echo 'make run [HOST=1] [KDIR=/a/kernel/tree], make test, and:'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | \
+		while IFS='|' read -r name text; do printf '  %-10s  %s\n' "$$name" "$$text"; done
+
+setup: ## fetch and build what is missing (run and test do it too)
+	@setup/all
+
+tangle: ## take the code out of the chapters
+	@$(TANGLE) tangle
+
+check: ## is the book in order, and the code its faithful copy
+	@$(TANGLE) check
+
+# The crates that come out of the chapters are a workspace of their own;
+# its lock file is kept beside the chapters.
+workspace: tangle
+	@cmp -s book/Cargo.lock workspace/Cargo.lock || cp book/Cargo.lock workspace/Cargo.lock
+
+module: workspace ## build lguest.ko against KDIR, errors at the chapter's line
+	@$(ENV) BITFLAGS_SRC=$$(setup/crate-path bitflags); \
+	make -C "$$KDIR" M="$(CURDIR)/module" BITFLAGS_SRC="$$BITFLAGS_SRC" modules 2>&1 | $(TANGLE) filter
+
+guest: workspace ## build the Guest's kernel and its programs
+	@$(ENV) cd guest; RUSTC="$$RUSTC_LGUEST" RUSTC_BOOTSTRAP=1 \
+	cargo build --quiet --locked --release --target x86_64-unknown-none \
+		-Zbuild-std=core,compiler_builtins,alloc 2>&1 | (cd ..; $(TANGLE) filter)
+
+launcher: workspace ## build the Launcher
+	@cargo build --quiet --locked --release --manifest-path workspace/Cargo.toml \
+		--package lguest 2>&1 | $(TANGLE) filter
+
+programs: module guest launcher ## all three
+
+run: setup programs ## boot the Host in QEMU and show a Guest's console
+	@$(ENV) $(TESTS) boot -- run $(RUN_FLAGS)
+
+test: setup programs ## the cheap tests and a sample of the others
+	@$(ENV) $(TESTS) suite
+
+test-long: setup programs ## all tests
+	@$(ENV) $(TESTS) suite -- --long
+
+bench: setup programs ## measure, and write bench/figures.json
+	@$(ENV) bench/measure
+
+book: setup tangle ## render the book into target/book
+	@$(ENV) cargo build --quiet --release --package tangle; mdbook build
+
+serve: setup tangle ## render the book, serve it, and follow changes
+	@$(ENV) cargo build --quiet --release --package tangle; mdbook serve
+
+clean: ## remove what was built in this checkout
+	@cargo clean --quiet; rm -rf workspace/target guest/target tests/guests/target
+	@[ ! -f module/Kbuild ] || { $(ENV) [ ! -d "$$KDIR" ] || \
+		make -s -C "$$KDIR" M="$(CURDIR)/module" clean; }
+
+distclean: clean ## remove the caches as well
+	@setup/remove

@@ -1,0 +1,94 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: GPL-2.0
+# The programs and headers of the distribution that the build needs.
+#   packages.sh missing   print the names of packages for what is not there
+#   packages.sh install   install them
+set -euo pipefail
+. "$(dirname "$0")/env.sh"
+. "$(dirname "$0")/lib.sh"
+
+has_header() { printf '#include <%s>\n' "$1" | gcc -E -x c -o /dev/null - 2>/dev/null; }
+has_libclang() { [ -n "${LIBCLANG_PATH:-}" ]; }
+has_busybox() {
+    [ -x "$LGUEST_BUSYBOX" ] && ! LC_ALL=C readelf -l "$LGUEST_BUSYBOX" 2>/dev/null | grep -q INTERP
+}
+
+# Debian's name, then the test that finds the thing itself: a program
+# that came another way is as good as the package.
+missing() {
+    local package test
+    while read -r package test; do
+        eval "$test" >/dev/null 2>&1 || printf '%s\n' "$package"
+    done <<'TABLE'
+build-essential   command -v gcc && command -v make && command -v ld && has_header stdlib.h
+flex              command -v flex
+bison             command -v bison
+bc                command -v bc
+cpio              command -v cpio
+kmod              command -v depmod || [ -x /sbin/depmod ]
+lz4               command -v lz4
+xz-utils          command -v xz
+libelf-dev        has_header gelf.h
+libssl-dev        has_header openssl/ssl.h
+libclang-dev      has_libclang
+qemu-system-x86   command -v qemu-system-x86_64
+busybox-static    has_busybox
+curl              command -v curl
+ca-certificates   [ -e /etc/ssl/certs/ca-certificates.crt ] || [ -d /etc/pki ]
+TABLE
+}
+
+# The plain libclang-dev of Debian 12 is LLVM 14, too old for the kernel's
+# bindings: take the newest numbered one from 15 up that apt offers.
+pick_libclang() {
+    local n
+    for n in 22 21 20 19 18 17 16 15; do
+        apt-cache policy "libclang-$n-dev" 2>/dev/null | grep -qE 'Candidate: [^(]' || continue
+        echo "libclang-$n-dev"; return
+    done
+    echo libclang-dev
+}
+
+update_lists() {
+    local try
+    for try in 1 2 3; do
+        "$@" apt-get update -qq && return 0
+        sleep "$try"
+    done
+    note 'apt-get update did not end well; going on with the lists there are'
+}
+
+install() {
+    local packages sudo=() i answer
+    mapfile -t packages < <(missing)
+    [ ${#packages[@]} -gt 0 ] || return 0
+    if ! command -v apt-get >/dev/null || ! command -v dpkg >/dev/null; then
+        die "this is not Debian or Ubuntu, so nothing is installed for you. Please install what
+        Debian calls: ${packages[*]}
+        and start again. (libclang from LLVM 15 or newer; busybox linked statically.)"
+    fi
+    if [ "$(id -u)" -ne 0 ]; then
+        local command="apt-get update; apt-get install --no-install-recommends ${packages[*]}"
+        if ! command -v sudo >/dev/null || ! [ -t 0 ] || ! [ -t 2 ]; then
+            die "packages are missing. As root, run
+        ${command/libclang-dev/$(pick_libclang)}
+        and start again."
+        fi
+        note "missing packages: ${packages[*]}"
+        read -r -p '    Install them with sudo apt-get? [Y/n] ' answer
+        case $answer in ''|y|Y|yes) sudo=(sudo) ;; *) die 'nothing was installed' ;; esac
+    fi
+    update_lists "${sudo[@]}"
+    for i in "${!packages[@]}"; do
+        [ "${packages[i]}" != libclang-dev ] || packages[i]=$(pick_libclang)
+    done
+    note "installing: ${packages[*]}"
+    "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -y -qq --no-install-recommends "${packages[@]}" >&2 ||
+        die 'apt-get could not install them; its message is above'
+    . "$LGUEST_ROOT/setup/env.sh"
+    mapfile -t packages < <(missing)
+    [ ${#packages[@]} -eq 0 ] || die "installed, but still not found: ${packages[*]}"
+}
+
+"${1:?missing or install}"
