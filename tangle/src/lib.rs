@@ -1,1 +1,23 @@
-//! x
+// SPDX-License-Identifier: GPL-2.0
+
+//! Takes the code out of the chapters of a book, and finds its way back.
+//!
+//! The chapters are Markdown; code blocks marked `file:path` or `chunk:name` are put together into
+//! files. [`Book`] is the model of all that, built from [`config::Input`]; [`write::run`] brings
+//! the files on the disk up to date; [`map::Map`] leads from a line of a file back to its chapter.
+
+pub mod book;
+pub mod config;
+pub mod expand;
+pub mod map;
+pub mod parse;
+pub mod problem;
+pub mod source;
+mod target;
+pub mod write;
+
+pub use book::{Book, Chunk, ChunkId, Origin, OutputId, Part, PartId, RefId, Reference};
+pub use expand::{Output, Piece, Placement};
+pub use parse::{Block, LineKind, Target};
+pub use problem::{Finding, Problem, Severity};
+pub use source::{Place, Source, SourceId};

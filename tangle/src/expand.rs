@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! From chunks to files, with the origin of each line.
+
+use crate::book::{Book, ChunkId, OutputId, PartId};
+use crate::parse::{LineKind, Target};
+use crate::problem::{Finding, Problem};
+
+/// A file that tangle writes.
+#[derive(Debug, Clone)]
+pub struct Output {
+    /// Path from the project root.
+    pub path: String,
+    /// The file root it comes from.
+    pub chunk: ChunkId,
+    /// The whole text, LF only, with one newline at its end, or empty.
+    pub text: String,
+    /// Number of lines.
+    pub lines: u32,
+    /// Where its lines come from, in order; together they cover every line.
+    pub pieces: Vec<Piece>,
+}
+
+/// Lines of an output that follow one another both there and in a chapter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Piece {
+    /// First line in the output, from 1.
+    pub first: u32,
+    /// How many lines.
+    pub count: u32,
+    /// The part of a chunk that holds them.
+    pub part: PartId,
+    /// First line in the chapter, from 1.
+    pub chapter_line: u32,
+    /// Bytes of indentation that references put before each line that is not empty.
+    pub indent: u32,
+    /// Bytes of the fence's own indentation that were taken off (less where a line had less).
+    pub strip: u32,
+}
+
+/// Where a part landed, together with all that its references brought in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Placement {
+    /// The file.
+    pub output: OutputId,
+    /// First line, from 1.
+    pub first: u32,
+    /// Last line, from 1. Less than `first` if the part gives no line.
+    pub last: u32,
+}
+
+/// More lines than any file of a book has.
+const MOST_LINES: u64 = 1_000_000;
+
+/// Files, the placements of each part, and what was wrong.
+type Expanded = (Vec<Output>, Vec<Vec<Placement>>, Vec<Finding>);
+
+/// Expands every file root. The book has no undefined name and no cycle.
+pub(crate) fn expand(book: &Book) -> Expanded {
+    let mut roots: Vec<(&str, ChunkId)> = (0..)
+        .map(ChunkId)
+        .zip(book.chunks())
+        .filter_map(|(id, chunk)| match &chunk.target {
+            Target::File(path) => Some((path.as_str(), id)),
+            Target::Chunk(_) => None,
+        })
+        .collect();
+    roots.sort_unstable();
+    let findings = too_large(book, &roots);
+    let mut placements = vec![Vec::new(); book.parts().len()];
+    let mut outputs = Vec::with_capacity(roots.len());
+    if findings.is_empty() {
+        for (id, (path, chunk)) in (0..).map(OutputId).zip(roots) {
+            outputs.push(expand_one(book, id, path, chunk, &mut placements));
+        }
+    }
+    (outputs, placements, findings)
+}
+
+/// Counts what each chunk expands to before anything is expanded: a chunk that uses another twice,
+/// which uses a third twice, and so on, would fill the memory with a few lines of book.
+fn too_large(book: &Book, roots: &[(&str, ChunkId)]) -> Vec<Finding> {
+    let mut lines: Vec<Option<u64>> = vec![None; book.chunks().len()];
+    let mut findings = Vec::new();
+    for &(path, root) in roots {
+        let mut stack = vec![root];
+        while let Some(&chunk) = stack.last() {
+            if lines[chunk.0 as usize].is_some() {
+                stack.pop();
+                continue;
+            }
+            let mut sum = 0_u64;
+            let before = stack.len();
+            for &part in &book.chunk(chunk).parts {
+                let part = book.part(part);
+                sum += (part.block.lines.len() - part.references.len()) as u64;
+                for &reference in &part.references {
+                    let Some(target) = book.reference(reference).target else { continue };
+                    match lines[target.0 as usize] {
+                        Some(known) => sum = sum.saturating_add(known),
+                        None => stack.push(target),
+                    }
+                }
+            }
+            if stack.len() == before {
+                lines[chunk.0 as usize] = Some(sum);
+                stack.pop();
+            }
+        }
+        if lines[root.0 as usize].is_some_and(|lines| lines > MOST_LINES) {
+            let problem = Problem::TooLarge(path.to_owned(), MOST_LINES);
+            findings.push(Finding::error(problem, book.place_of(book.chunk(root).parts[0])));
+        }
+    }
+    findings
+}
+
+/// A chunk on the way: which part, which line comes next, how long the indentation is.
+struct Frame {
+    chunk: ChunkId,
+    part: usize,
+    line: usize,
+    /// Next reference of the part.
+    reference: usize,
+    indent: usize,
+    /// Line of the output where the part began.
+    began: u32,
+}
+
+fn expand_one(
+    book: &Book,
+    id: OutputId,
+    path: &str,
+    chunk: ChunkId,
+    placements: &mut [Vec<Placement>],
+) -> Output {
+    let mut text = String::new();
+    let mut pieces: Vec<Piece> = Vec::new();
+    let mut placed: Vec<(PartId, u32, u32)> = Vec::new();
+    let mut indent = String::new();
+    let mut line_number = 1_u32;
+    let frame = |chunk, indent, began| Frame { chunk, part: 0, line: 0, reference: 0, indent, began };
+    let mut stack = vec![frame(chunk, 0, 1)];
+    while let Some(top) = stack.last_mut() {
+        indent.truncate(top.indent);
+        let Some(&part_id) = book.chunk(top.chunk).parts.get(top.part) else {
+            stack.pop();
+            continue;
+        };
+        let part = book.part(part_id);
+        let source = book.source(part.source).text.as_str();
+        let mut inner = None;
+        while let Some(line) = part.block.lines.get(top.line) {
+            let body = &source[line.span.clone()];
+            let index = top.line;
+            top.line += 1;
+            let escaped = match line.kind {
+                LineKind::Text => None,
+                LineKind::Escaped(at) => Some(at - line.span.start),
+                LineKind::Reference(_) => {
+                    let reference = book.reference(part.references[top.reference]);
+                    top.reference += 1;
+                    for _ in 0..line.pad {
+                        indent.push(' ');
+                    }
+                    let blanks = body.len() - body.trim_start_matches([' ', '\t']).len();
+                    indent.push_str(&body[..blanks]);
+                    inner = reference.target;
+                    break;
+                }
+            };
+            if !body.is_empty() || line.pad > 0 {
+                text.push_str(&indent);
+                for _ in 0..line.pad {
+                    text.push(' ');
+                }
+                match escaped {
+                    Some(at) => {
+                        text.push_str(&body[..at]);
+                        text.push_str(&body[at + 1..]);
+                    }
+                    None => text.push_str(body),
+                }
+            }
+            text.push('\n');
+            let chapter_line = part.block.fence_line + 1 + u32::try_from(index).unwrap_or(u32::MAX);
+            match pieces.last_mut() {
+                Some(piece)
+                    if piece.part == part_id
+                        && piece.indent as usize == indent.len()
+                        && piece.chapter_line + piece.count == chapter_line =>
+                {
+                    piece.count += 1;
+                }
+                _ => pieces.push(Piece {
+                    first: line_number,
+                    count: 1,
+                    part: part_id,
+                    chapter_line,
+                    indent: u32::try_from(indent.len()).unwrap_or(u32::MAX),
+                    strip: u32::try_from(part.block.fence.start - part.block.span.start)
+                        .unwrap_or(0),
+                }),
+            }
+            line_number += 1;
+        }
+        if let Some(target) = inner {
+            let indent = indent.len();
+            stack.push(frame(target, indent, line_number));
+        } else {
+            placed.push((part_id, top.began, line_number - 1));
+            top.part += 1;
+            top.line = 0;
+            top.reference = 0;
+            top.began = line_number;
+        }
+    }
+    let lines = end_with_one_newline(&mut text, line_number - 1);
+    pieces.retain_mut(|piece| {
+        piece.count = piece.count.min((lines + 1).saturating_sub(piece.first));
+        piece.count > 0
+    });
+    placed.sort_by_key(|&(_, first, _)| first);
+    for (part, first, last) in placed {
+        placements[part.0 as usize].push(Placement { output: id, first, last: last.min(lines) });
+    }
+    Output { path: path.to_owned(), chunk, text, lines, pieces }
+}
+
+/// Takes empty lines off the end and says how many lines are left.
+fn end_with_one_newline(text: &mut String, lines: u32) -> u32 {
+    let kept = text.trim_end_matches('\n').len();
+    let newlines = text.len() - kept;
+    if kept == 0 {
+        text.clear();
+        return 0;
+    }
+    text.truncate(kept + 1);
+    lines - u32::try_from(newlines - 1).unwrap_or(0)
+}

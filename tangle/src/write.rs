@@ -1,0 +1,468 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Writes the outputs: only what changed, never half a file, and nothing that is not ours.
+//!
+//! `.tangle/state.json` remembers the hash of each output as it was written. A file on the disk
+//! with another hash was changed by somebody, and then nothing at all is written. Before the first
+//! output is touched the state also notes the hashes that are about to be written, so that an
+//! interrupted run is not taken for somebody's edit.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::book::Book;
+use crate::config::Input;
+use crate::map::{self, Map};
+use crate::problem::{Finding, Problem};
+use crate::source::{Place, hash};
+use crate::target;
+
+/// Where tangle keeps its records, from the project root.
+pub const FOLDER: &str = ".tangle";
+/// The hashes of what was written.
+pub const STATE: &str = ".tangle/state.json";
+const LOCK: &str = ".tangle/lock";
+const KEPT: &str = ".tangle/kept";
+const VERSION: u32 = 1;
+
+/// A hash, as it stands in the state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Hash(#[serde(with = "map::hex")] u128);
+
+/// What tangle remembers from run to run.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct State {
+    version: u32,
+    /// [`Input::key`] of the last run that left everything in order.
+    inputs: Option<Hash>,
+    /// Git's index then, by length and time of change.
+    index: Option<(u64, String)>,
+    /// Each output with its hash.
+    outputs: BTreeMap<String, Hash>,
+    /// Outputs that a run was about to write and may not have written.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pending: BTreeMap<String, Hash>,
+}
+
+impl State {
+    fn read(root: &Path) -> Self {
+        let state: Option<Self> =
+            fs::read(root.join(STATE)).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        state.filter(|state| state.version == VERSION).unwrap_or_default()
+    }
+
+    fn write(&self, root: &Path) -> Result<(), Problem> {
+        let mut text = serde_json::to_vec(self).map_err(|e| failed("write", STATE, &e.into()))?;
+        text.push(b'\n');
+        replace(root, STATE, &text)
+    }
+
+    /// Whether tangle wrote a file with this hash at this path.
+    fn wrote(&self, path: &str, hash: u128) -> bool {
+        [self.outputs.get(path), self.pending.get(path)].contains(&Some(&Hash(hash)))
+    }
+
+    fn knows(&self, path: &str) -> bool {
+        self.outputs.contains_key(path) || self.pending.contains_key(path)
+    }
+}
+
+/// What a run did.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// Number of outputs.
+    pub files: usize,
+    /// Outputs written.
+    pub written: Vec<String>,
+    /// Outputs that no chapter writes any more, removed.
+    pub removed: Vec<String>,
+    /// Files that `--force` wrote over or removed, and where their copies are.
+    pub kept: Vec<(String, String)>,
+}
+
+/// A run: the book where it had to be built, what it found, what it did.
+#[derive(Debug)]
+pub struct Run {
+    /// What was wrong; when any of it is an error nothing was written.
+    pub findings: Vec<Finding>,
+    /// The sources the findings are about.
+    pub sources: Vec<crate::source::Source>,
+    /// What was done, if nothing was wrong.
+    pub report: Option<Report>,
+}
+
+/// How to run.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options {
+    /// Write over what was changed by hand, after putting a copy into `.tangle/kept/`.
+    pub force: bool,
+}
+
+/// Reads the book in `root` and writes its outputs.
+#[must_use]
+pub fn run(root: &Path, options: Options) -> Run {
+    let input = Input::read(root);
+    let state = State::read(&input.root);
+    if let Some(report) = unchanged(&input, &state) {
+        return Run { findings: input.findings, sources: input.sources, report: Some(report) };
+    }
+    let key = input.key();
+    let mut book = Book::checked(input);
+    let mut findings = book.findings().to_vec();
+    let mut report = None;
+    if !book.has_errors() {
+        match write(&book, key, options) {
+            Ok(done) => report = Some(done),
+            Err(more) => findings.extend(more),
+        }
+    }
+    let sources = book.take_sources();
+    Run { findings, sources, report }
+}
+
+/// The quick way out: the same inputs as last time, and all outputs as they were written.
+fn unchanged(input: &Input, state: &State) -> Option<Report> {
+    let same = input.findings.is_empty()
+        && state.pending.is_empty()
+        && state.inputs == Some(Hash(input.key()))
+        && state.index == index(&input.root)
+        && input.root.join(map::PATH).is_file();
+    if !same {
+        return None;
+    }
+    let mut bytes = Vec::new();
+    for (path, &Hash(written)) in &state.outputs {
+        let full = input.root.join(path);
+        if !fs::symlink_metadata(&full).ok()?.is_file() {
+            return None;
+        }
+        bytes.clear();
+        io::Read::read_to_end(&mut fs::File::open(&full).ok()?, &mut bytes).ok()?;
+        if hash(&bytes) != written {
+            return None;
+        }
+    }
+    Some(Report { files: state.outputs.len(), ..Report::default() })
+}
+
+fn index(root: &Path) -> Option<(u64, String)> {
+    target::index_stamp(root).map(|(len, time)| (len, time.to_string()))
+}
+
+/// What lies where an output belongs.
+enum OnDisk {
+    Nothing,
+    /// A file with these bytes.
+    File(Vec<u8>),
+    /// Something that is no plain file.
+    Other(&'static str),
+}
+
+fn on_disk(path: &Path) -> Result<OnDisk, io::Error> {
+    let meta = match fs::symlink_metadata(path) {
+        Ok(meta) => meta,
+        // A file where a folder should be is found when the folder is made.
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(OnDisk::Nothing);
+        }
+        Err(e) => return Err(e),
+    };
+    if meta.is_dir() {
+        Ok(OnDisk::Other("it is a folder"))
+    } else if meta.is_symlink() {
+        Ok(OnDisk::Other("it is a symbolic link"))
+    } else if meta.is_file() {
+        Ok(OnDisk::File(fs::read(path)?))
+    } else {
+        Ok(OnDisk::Other("it is no plain file"))
+    }
+}
+
+/// What has to be done to bring the disk up to date.
+#[derive(Default)]
+struct Plan {
+    /// Indices of outputs to write.
+    write: Vec<usize>,
+    /// Stale outputs to remove.
+    remove: Vec<String>,
+    /// Files that `--force` copies away first.
+    keep: Vec<String>,
+    /// Why nothing may be done.
+    conflicts: Vec<Finding>,
+}
+
+fn write(book: &Book, key: u128, options: Options) -> Result<Report, Vec<Finding>> {
+    let root = book.root();
+    let one = |problem| vec![Finding::nowhere(problem)];
+    let folder = root.join(FOLDER);
+    fs::create_dir_all(&folder).map_err(|e| one(failed("create", FOLDER, &e)))?;
+    let lock = fs::File::create(root.join(LOCK)).map_err(|e| one(failed("create", LOCK, &e)))?;
+    lock.lock().map_err(|e| one(failed("lock", LOCK, &e)))?;
+
+    // Read again under the lock: another run may have finished in between.
+    let mut state = State::read(root);
+    let plan = plan(book, &state, options)?;
+    if !plan.conflicts.is_empty() {
+        return Err(plan.conflicts);
+    }
+    let mut report = Report { files: book.outputs().len(), ..Report::default() };
+    for path in &plan.keep {
+        let copy = keep(root, path).map_err(one)?;
+        report.kept.push((path.clone(), copy));
+    }
+    let hashes: BTreeMap<String, Hash> = book
+        .outputs()
+        .iter()
+        .map(|output| (output.path.clone(), Hash(hash(output.text.as_bytes()))))
+        .collect();
+    if !plan.write.is_empty() || !plan.remove.is_empty() {
+        state.version = VERSION;
+        state.inputs = None;
+        state.pending.clone_from(&hashes);
+        state.write(root).map_err(one)?;
+    }
+    for path in &plan.remove {
+        remove(root, path).map_err(one)?;
+        report.removed.push(path.clone());
+    }
+    for &index in &plan.write {
+        let output = &book.outputs()[index];
+        make_folder(root, &output.path).map_err(one)?;
+        replace(root, &output.path, output.text.as_bytes()).map_err(one)?;
+        report.written.push(output.path.clone());
+    }
+    write_map(book).map_err(one)?;
+    let quiet = book.findings().is_empty();
+    let state = State {
+        version: VERSION,
+        inputs: quiet.then_some(Hash(key)),
+        index: index(root),
+        outputs: hashes,
+        pending: BTreeMap::new(),
+    };
+    state.write(root).map_err(one)?;
+    Ok(report)
+}
+
+fn plan(book: &Book, state: &State, options: Options) -> Result<Plan, Vec<Finding>> {
+    let root = book.root();
+    let mut plan = Plan::default();
+    let mut stale: Vec<&String> = state.outputs.keys().chain(state.pending.keys()).collect();
+    stale.sort();
+    stale.dedup();
+    stale.retain(|path| book.output_named(path).is_none());
+    for path in stale {
+        // A record from elsewhere must not make tangle remove what is not below the root.
+        if crate::config::normal(Path::new(path)).as_deref() != Some(path) {
+            continue;
+        }
+        match on_disk(&root.join(path)) {
+            Ok(OnDisk::Nothing) => {}
+            Ok(OnDisk::File(bytes)) if state.wrote(path, hash(&bytes)) => {
+                plan.remove.push(path.clone());
+            }
+            Ok(OnDisk::File(_)) if options.force => {
+                plan.keep.push(path.clone());
+                plan.remove.push(path.clone());
+            }
+            Ok(OnDisk::File(_)) => {
+                plan.conflicts.push(Finding::nowhere(Problem::EditedStale(path.clone())));
+            }
+            // A folder or a link that somebody put there: not ours any more.
+            Ok(OnDisk::Other(_)) => {}
+            Err(error) => plan.conflicts.push(Finding::nowhere(failed("read", path, &error))),
+        }
+    }
+    for (index, output) in book.outputs().iter().enumerate() {
+        let path = &output.path;
+        match on_disk(&root.join(path)) {
+            Ok(OnDisk::Nothing) => {
+                if let Some(finding) = blocked(book, path, &plan, output.chunk) {
+                    plan.conflicts.push(finding);
+                }
+                plan.write.push(index);
+            }
+            Ok(OnDisk::File(bytes)) if bytes == output.text.as_bytes() => {}
+            Ok(OnDisk::File(bytes)) if state.wrote(path, hash(&bytes)) => plan.write.push(index),
+            Ok(OnDisk::File(_)) if options.force => {
+                plan.keep.push(path.clone());
+                plan.write.push(index);
+            }
+            Ok(OnDisk::File(bytes)) if state.knows(path) => {
+                plan.conflicts.push(edited(book, index, &bytes));
+            }
+            Ok(OnDisk::File(_)) => {
+                let reason = "tangle did not write it";
+                plan.conflicts.push(foreign(book, path, reason, output.chunk));
+            }
+            Ok(OnDisk::Other(reason)) => {
+                // A folder that holds nothing but stale outputs goes with them.
+                let inside = format!("{path}/");
+                let goes = plan.remove.iter().any(|stale| stale.starts_with(&inside))
+                    && only_stale(root, path, &plan.remove);
+                if goes {
+                    plan.write.push(index);
+                } else {
+                    plan.conflicts.push(foreign(book, path, reason, output.chunk));
+                }
+            }
+            Err(error) => plan.conflicts.push(Finding::nowhere(failed("read", path, &error))),
+        }
+    }
+    Ok(plan)
+}
+
+fn foreign(book: &Book, path: &str, reason: &'static str, chunk: crate::book::ChunkId) -> Finding {
+    let problem = Problem::Foreign { path: path.to_owned(), reason };
+    Finding::error(problem, book.place_of(book.chunk(chunk).parts[0]))
+}
+
+/// A file where a folder of `path` must be.
+fn blocked(book: &Book, path: &str, plan: &Plan, chunk: crate::book::ChunkId) -> Option<Finding> {
+    path.match_indices('/').map(|(slash, _)| &path[..slash]).find_map(|folder| {
+        let meta = fs::symlink_metadata(book.root().join(folder)).ok()?;
+        let ours = plan.remove.iter().any(|stale| stale == folder);
+        (meta.is_file() && !ours)
+            .then(|| foreign(book, folder, "it is a file where a folder must be", chunk))
+    })
+}
+
+/// Whether a folder holds nothing but files that are about to be removed.
+fn only_stale(root: &Path, folder: &str, stale: &[String]) -> bool {
+    let Ok(entries) = fs::read_dir(root.join(folder)) else { return false };
+    entries.flatten().all(|entry| {
+        let Ok(name) = entry.file_name().into_string() else { return false };
+        let path = format!("{folder}/{name}");
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() => only_stale(root, &path, stale),
+            _ => stale.contains(&path),
+        }
+    })
+}
+
+/// The finding for an output that was changed by hand, at the line of the chapter that was meant.
+fn edited(book: &Book, index: usize, bytes: &[u8]) -> Finding {
+    let output = &book.outputs()[index];
+    let theirs = String::from_utf8_lossy(bytes);
+    let same = output.text.lines().zip(theirs.lines()).take_while(|(a, b)| a == b).count();
+    let line = u32::try_from(same + 1).unwrap_or(u32::MAX);
+    let problem = Problem::Edited { path: output.path.clone(), line: Some(line) };
+    let id = book.output_named(&output.path);
+    // A line added at the end belongs to the last line there is.
+    let origin = id.and_then(|id| book.origin(id, line).or_else(|| book.origin(id, output.lines)));
+    let at = match origin {
+        Some(origin) => Place {
+            source: origin.source,
+            span: book.source(origin.source).line_span(origin.line),
+        },
+        None => book.place_of(book.chunk(output.chunk).parts[0]),
+    };
+    Finding::error(problem, at)
+}
+
+fn write_map(book: &Book) -> Result<(), Problem> {
+    let mut text =
+        serde_json::to_vec(&Map::of(book)).map_err(|e| failed("write", map::PATH, &e.into()))?;
+    text.push(b'\n');
+    let same = fs::read(book.root().join(map::PATH)).is_ok_and(|old| old == text);
+    if same { Ok(()) } else { replace(book.root(), map::PATH, &text) }
+}
+
+fn failed(action: &'static str, path: &str, error: &io::Error) -> Problem {
+    Problem::Io { action, path: path.to_owned(), reason: error.to_string() }
+}
+
+fn make_folder(root: &Path, path: &str) -> Result<(), Problem> {
+    let full = root.join(path);
+    // A folder in the place of a file is empty by now, or the plan would have refused.
+    if full.is_dir() {
+        remove_empty(&full);
+    }
+    match full.parent() {
+        Some(folder) => fs::create_dir_all(folder).map_err(|e| failed("create the folder of", path, &e)),
+        None => Ok(()),
+    }
+}
+
+fn remove_empty(folder: &Path) {
+    if let Ok(entries) = fs::read_dir(folder) {
+        for entry in entries.flatten() {
+            remove_empty(&entry.path());
+        }
+    }
+    // Fails for a folder with files in it, and then the write says so.
+    let _ = fs::remove_dir(folder);
+}
+
+/// Puts a whole file in place of another in one step.
+fn replace(root: &Path, path: &str, bytes: &[u8]) -> Result<(), Problem> {
+    let full = root.join(path);
+    let temporary = root.join(format!("{FOLDER}/{}.new", std::process::id()));
+    let done = fs::write(&temporary, bytes).and_then(|()| match fs::rename(&temporary, &full) {
+        // The target lies on another file system: only there can it be renamed.
+        Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
+            let beside = beside(&full);
+            fs::copy(&temporary, &beside)?;
+            fs::remove_file(&temporary)?;
+            fs::rename(&beside, &full)
+        }
+        done => done,
+    });
+    done.map_err(|error| {
+        let _ = fs::remove_file(&temporary);
+        failed("write", path, &error)
+    })
+}
+
+fn beside(full: &Path) -> PathBuf {
+    let mut name = std::ffi::OsString::from(".");
+    name.push(full.file_name().unwrap_or_default());
+    name.push(format!(".{}.new", std::process::id()));
+    full.with_file_name(name)
+}
+
+/// Removes a stale output and the folders that it leaves empty.
+fn remove(root: &Path, path: &str) -> Result<(), Problem> {
+    let full = root.join(path);
+    fs::remove_file(&full).map_err(|e| failed("remove", path, &e))?;
+    for folder in full.ancestors().skip(1).take_while(|folder| *folder != root) {
+        if fs::remove_dir(folder).is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Copies a file into `.tangle/kept/`, under a name that says which version of it it is.
+fn keep(root: &Path, path: &str) -> Result<String, Problem> {
+    let bytes = fs::read(root.join(path)).map_err(|e| failed("read", path, &e))?;
+    let copy = format!("{KEPT}/{path}.{:08x}", hash(&bytes) >> 96);
+    make_folder(root, &copy)?;
+    replace(root, &copy, &bytes)?;
+    Ok(copy)
+}
+
+/// What on the disk is not as the book says: each path with what is wrong with it.
+#[must_use]
+pub(crate) fn out_of_date(book: &Book) -> Vec<(String, &'static str)> {
+    let root = book.root();
+    let state = State::read(root);
+    let mut found = Vec::new();
+    for output in book.outputs() {
+        match fs::read(root.join(&output.path)) {
+            Ok(bytes) if bytes == output.text.as_bytes() => {}
+            Ok(_) => found.push((output.path.clone(), "is not what the chapters say")),
+            Err(_) => found.push((output.path.clone(), "is missing")),
+        }
+    }
+    for path in state.outputs.keys() {
+        if book.output_named(path).is_none() && root.join(path).exists() {
+            found.push((path.clone(), "is stale: no chapter writes it any more"));
+        }
+    }
+    found
+}
