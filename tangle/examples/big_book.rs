@@ -46,7 +46,8 @@ fn chapter_text(chapter: usize) -> String {
         let _ = writeln!(text, "```rust,ignore,chunk:c{chapter}-{chunk}");
         let _ = writeln!(text, "fn f_{chapter}_{chunk}(n: u64) -> u64 {{");
         for line in 0..CODE_LINES - 3 {
-            let _ = writeln!(text, "    let n = n.rotate_left({line}) ^ {:#x};", line * 7919 + chunk);
+            let _ =
+                writeln!(text, "    let n = n.rotate_left({line}) ^ {:#x};", line * 7919 + chunk);
         }
         // Three of four chunks hang below the one before them.
         if chunk % 4 != 3 && chunk + 1 < CHUNKS {

@@ -220,10 +220,7 @@ impl Book {
 
     /// The chapters, in the order of `SUMMARY.md`.
     pub fn chapters(&self) -> impl Iterator<Item = (SourceId, &Source)> {
-        (0..)
-            .map(SourceId)
-            .zip(&self.sources)
-            .filter(|(_, source)| source.role == Role::Chapter)
+        (0..).map(SourceId).zip(&self.sources).filter(|(_, source)| source.role == Role::Chapter)
     }
 
     /// A chapter by its path from the project root, such as `book/host.md`.
@@ -606,7 +603,8 @@ impl Builder {
                     };
                     let other = book.place_of(other.parts[0]);
                     found.push(
-                        Finding::error(problem, at.clone()).and(other, format!("{folder} as a file")),
+                        Finding::error(problem, at.clone())
+                            .and(other, format!("{folder} as a file")),
                     );
                 }
             }

@@ -139,7 +139,8 @@ fn expand_one(
     let mut placed: Vec<(PartId, u32, u32)> = Vec::new();
     let mut indent = String::new();
     let mut line_number = 1_u32;
-    let frame = |chunk, indent, began| Frame { chunk, part: 0, line: 0, reference: 0, indent, began };
+    let frame =
+        |chunk, indent, began| Frame { chunk, part: 0, line: 0, reference: 0, indent, began };
     let mut stack = vec![frame(chunk, 0, 1)];
     while let Some(top) = stack.last_mut() {
         indent.truncate(top.indent);

@@ -7,8 +7,11 @@
 //! the files on the disk up to date; [`map::Map`] leads from a line of a file back to its chapter.
 
 pub mod book;
+pub mod check;
 pub mod config;
 pub mod expand;
+pub mod filter;
+pub mod locate;
 pub mod map;
 pub mod parse;
 pub mod problem;

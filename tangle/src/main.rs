@@ -2,18 +2,24 @@
 
 //! The `tangle` command.
 
-use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
+use std::io::{self, BufRead, IsTerminal, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use tangle::filter::Filter;
+use tangle::locate::{self, Answer, Query};
+use tangle::map::Map;
 use tangle::problem::{self, Look};
 use tangle::write::{self, Options};
-use tangle::{Finding, Source, config};
+use tangle::{Book, Finding, Source, check, config};
 
 /// Takes the code out of the chapters of a book, and finds its way back.
 #[derive(Parser)]
-#[command(version, after_help = "Exit status: 0 done, 1 something is wrong with the book, 2 wrong usage.")]
+#[command(
+    version,
+    after_help = "Exit status: 0 done, 1 something is wrong with the book, 2 wrong usage."
+)]
 struct Cli {
     /// The folder of book.toml [default: the nearest one at or above the current folder]
     #[arg(long, global = true, value_name = "DIR")]
@@ -38,30 +44,79 @@ struct TangleArgs {
 enum Cmd {
     /// Write what changed (the same as no command)
     Tangle(TangleArgs),
+    /// Look for what CI refuses: formatting, traps of mdBook, unexplained hidden code, old outputs
+    Check {
+        /// Say nothing when all is well
+        #[arg(short, long)]
+        quiet: bool,
+        /// Print the audit as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say where a line of a generated file comes from, or where a line of a chapter goes to
+    Locate {
+        /// A place in a generated file or in a chapter
+        #[arg(value_name = "PATH:LINE[:COL]", required = true)]
+        places: Vec<Query>,
+        /// Print JSON, one array for each place asked for
+        #[arg(long)]
+        json: bool,
+    },
+    /// Copy standard input to standard output, with places in generated files as places in chapters
+    Filter,
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    let given = cli.root.is_some();
     let Some(root) = root(cli.root) else {
+        if matches!(cli.command, Some(Cmd::Filter)) && !given {
+            // What a compiler says must not get lost because of where it was said.
+            return done(io::copy(&mut io::stdin(), &mut io::stdout()).map(drop));
+        }
         eprintln!("tangle: no book.toml here or above; say where it is with --root");
         return ExitCode::from(2);
     };
     match cli.command {
         None => tangle(&root, &cli.tangle),
-        Some(Cmd::Tangle(args)) => tangle(&root, &args),
+        Some(Cmd::Tangle(args)) => {
+            let either = TangleArgs {
+                force: args.force || cli.tangle.force,
+                quiet: args.quiet || cli.tangle.quiet,
+            };
+            tangle(&root, &either)
+        }
+        Some(Cmd::Check { quiet, json }) => run_check(&root, quiet, json),
+        Some(Cmd::Locate { places, json }) => run_locate(&root, &places, json),
+        Some(Cmd::Filter) => done(run_filter(&root)),
     }
+}
+
+/// A closed pipe is no reason to complain; anything else is.
+fn done(result: io::Result<()>) -> ExitCode {
+    match result {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            eprintln!("tangle: {error}");
+            ExitCode::FAILURE
+        }
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+fn say(line: &str) {
+    let _ = writeln!(io::stdout(), "{line}");
 }
 
 fn root(given: Option<PathBuf>) -> Option<PathBuf> {
     match given {
-        Some(root) => root.join("book.toml").is_file().then_some(root),
+        Some(root) => root.join("book.toml").is_file().then_some(root)?.canonicalize().ok(),
         None => config::find_root(&std::env::current_dir().ok()?),
     }
 }
 
-fn tangle(root: &std::path::Path, args: &TangleArgs) -> ExitCode {
+fn tangle(root: &Path, args: &TangleArgs) -> ExitCode {
     let run = write::run(root, Options { force: args.force });
-    print_findings(&run.findings, &run.sources);
+    print_findings(&run.findings, &run.sources, "; nothing was written");
     let Some(report) = run.report else { return ExitCode::FAILURE };
     for (path, copy) in &report.kept {
         eprintln!("tangle: {path} was not tangle's; a copy is {copy}");
@@ -74,17 +129,134 @@ fn tangle(root: &std::path::Path, args: &TangleArgs) -> ExitCode {
                 format!("tangle: {} files, {written} written, {removed} removed", report.files)
             }
         };
-        // A closed pipe is no reason to fail.
-        let _ = writeln!(std::io::stdout(), "{line}");
+        say(&line);
     }
     ExitCode::SUCCESS
 }
 
-fn print_findings(findings: &[Finding], sources: &[Source]) {
+fn run_check(root: &Path, quiet: bool, json: bool) -> ExitCode {
+    let checked = check::run(root);
+    print_findings(&checked.findings, &checked.sources, "");
+    if let Some(audit) = checked.audit {
+        if json {
+            say(&serde_json::to_string(&audit).unwrap_or_default());
+        } else if !quiet {
+            say(&format!(
+                "tangle: {} lines in {} files from {} blocks: {} shown, {} hidden with a reason, \
+                 {} hidden without",
+                audit.lines,
+                audit.files,
+                audit.blocks,
+                audit.shown,
+                audit.hidden,
+                audit.unexplained
+            ));
+        }
+    }
+    if checked.findings.iter().any(Finding::is_error) {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    }
+}
+
+fn run_locate(root: &Path, places: &[Query], json: bool) -> ExitCode {
+    let Some(map) = Map::read(root) else {
+        eprintln!("tangle: no map yet; run `tangle` first");
+        return ExitCode::FAILURE;
+    };
+    let cwd = std::env::current_dir().unwrap_or_else(|_| root.to_path_buf());
+    let mut status = ExitCode::SUCCESS;
+    for query in places {
+        let found = match locate::locate(&map, root, &cwd, query) {
+            Answer::Places(found) => found,
+            Answer::NoLine(path) => {
+                eprintln!("{}", no_line(root, &path, query.line));
+                status = ExitCode::FAILURE;
+                Vec::new()
+            }
+            Answer::NoFile => {
+                eprintln!("tangle: {} is neither a generated file nor a chapter", query.path);
+                status = ExitCode::FAILURE;
+                Vec::new()
+            }
+        };
+        let mut paths: Vec<&str> = found.iter().map(|found| found.path).collect();
+        paths.push(&query.path);
+        for chapter in locate::changed(&map, root, &paths) {
+            eprintln!("tangle: {chapter} changed since the last run: its lines are those of then");
+        }
+        if json {
+            say(&serde_json::to_string(&found).unwrap_or_default());
+            continue;
+        }
+        for place in found {
+            let col = place.col.map_or(String::new(), |col| format!(":{col}"));
+            say(&format!("{}:{}{col}", place.path, place.line));
+        }
+    }
+    status
+}
+
+/// Why a line leads nowhere.
+fn no_line(root: &Path, path: &str, line: u32) -> String {
+    let book = Book::load(root);
+    let chapter = book.chapter_named(path);
+    let reference = book.references().iter().find(|reference| {
+        reference.line == line && Some(book.part(reference.part).source) == chapter
+    });
+    let defined = reference.and_then(|reference| {
+        let part = book.part(*book.chunk(reference.target?).parts.first()?);
+        let place = format!("{}:{}", book.source(part.source).path, part.block.fence_line);
+        Some(format!("is the reference <<{}>>, which is defined at {place}", reference.name))
+    });
+    let what = defined.unwrap_or_else(|| "is in no other file".to_owned());
+    format!("tangle: line {line} of {path} {what}")
+}
+
+fn run_filter(root: &Path) -> io::Result<()> {
+    let mut input = io::stdin().lock();
+    let mut output = io::stdout().lock();
+    let Some(map) = Map::read(root) else {
+        return io::copy(&mut input, &mut output).map(drop);
+    };
+    let cwd = std::env::current_dir()?;
+    let mut filter = Filter::new(map, root, &cwd);
+    let mut bytes = Vec::new();
+    loop {
+        bytes.clear();
+        if input.read_until(b'\n', &mut bytes)? == 0 {
+            break;
+        }
+        let ended = bytes.last() == Some(&b'\n');
+        if ended {
+            bytes.pop();
+        }
+        match std::str::from_utf8(&bytes) {
+            Ok(line) => {
+                let mut text = filter.line(line);
+                if !ended && !filter.is_holding() {
+                    text.pop();
+                }
+                output.write_all(text.as_bytes())?;
+            }
+            Err(_) => {
+                output.write_all(filter.finish().as_bytes())?;
+                output.write_all(&bytes)?;
+                output.write_all(if ended { b"\n" } else { b"" })?;
+            }
+        }
+        output.flush()?;
+    }
+    output.write_all(filter.finish().as_bytes())?;
+    output.flush()
+}
+
+fn print_findings(findings: &[Finding], sources: &[Source], consequence: &str) {
     if findings.is_empty() {
         return;
     }
-    let terminal = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let terminal = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let look = Look { colour: terminal, ..Look::default() };
     eprint!("{}", problem::render(findings, sources, look));
     let errors = findings.iter().filter(|finding| finding.is_error()).count();
@@ -95,6 +267,6 @@ fn print_findings(findings: &[Finding], sources: &[Source]) {
         .filter(|&(n, _)| n > 0)
         .map(|(n, word)| count(n, word))
         .collect();
-    let end = if errors > 0 { "; nothing was written" } else { "" };
+    let end = if errors > 0 { consequence } else { "" };
     eprintln!("tangle: {}{end}", said.join(", "));
 }

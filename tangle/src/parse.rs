@@ -213,12 +213,10 @@ impl Chapter<'_> {
                         Tag::CodeBlock(CodeBlockKind::Fenced(_)) => {
                             self.fence(range.start, std::mem::take(&mut waiting));
                         }
-                        Tag::HtmlBlock if depth == 1 => {
-                            match self.comments(range) {
-                                Some(more) => waiting.extend(more),
-                                None => self.dangling(&mut waiting),
-                            }
-                        }
+                        Tag::HtmlBlock if depth == 1 => match self.comments(range) {
+                            Some(more) => waiting.extend(more),
+                            None => self.dangling(&mut waiting),
+                        },
                         _ if depth == 1 => self.dangling(&mut waiting),
                         _ => {}
                     }
@@ -370,9 +368,8 @@ impl Chapter<'_> {
     fn info(&mut self, span: Range<usize>) -> Option<Info> {
         let text = self.source.text[span.clone()].trim_end_matches('\r');
         let words = words(text, span.start);
-        let tangled = words.iter().any(|(word, _)| {
-            matches!(head(word), ("file" | "chunk", Some(':')))
-        });
+        let tangled =
+            words.iter().any(|(word, _)| matches!(head(word), ("file" | "chunk", Some(':'))));
         let mut language = String::new();
         let mut targets: Vec<(Target, Range<usize>, Range<usize>)> = Vec::new();
         let mut seen: Vec<&'static str> = Vec::new();
@@ -517,9 +514,8 @@ fn head(word: &str) -> (&str, Option<char>) {
 
 /// Whether a word belongs to rustdoc or mdBook.
 fn passes(word: &str) -> bool {
-    let error_code = |w: &str| {
-        w.len() == 5 && w.starts_with('E') && w[1..].bytes().all(|b| b.is_ascii_digit())
-    };
+    let error_code =
+        |w: &str| w.len() == 5 && w.starts_with('E') && w[1..].bytes().all(|b| b.is_ascii_digit());
     PASSING.contains(&word)
         || error_code(word)
         || word.starts_with("ignore-")
@@ -615,12 +611,14 @@ impl Forms {
     fn of(language: &str) -> Self {
         let none = Self { slashes: false, stars: false, hash: false, angle: false };
         match language.to_ascii_lowercase().as_str() {
-            "rust" | "rs" | "c" | "h" | "cpp" | "c++" => Self { slashes: true, stars: true, ..none },
+            "rust" | "rs" | "c" | "h" | "cpp" | "c++" => {
+                Self { slashes: true, stars: true, ..none }
+            }
             "asm" | "assembler" | "assembly" | "x86asm" | "gas" | "s" | "armasm" | "nasm" => {
                 Self { slashes: true, stars: true, hash: true, ..none }
             }
-            "toml" | "make" | "makefile" | "mk" | "kbuild" | "kconfig" | "sh" | "bash" | "shell"
-            | "zsh" | "console" | "python" | "py" | "yaml" | "yml" | "text" | "txt"
+            "toml" | "make" | "makefile" | "mk" | "kbuild" | "kconfig" | "sh" | "bash"
+            | "shell" | "zsh" | "console" | "python" | "py" | "yaml" | "yml" | "text" | "txt"
             | "plaintext" | "plain" => Self { hash: true, ..none },
             "ld" | "lds" | "linker" | "ldscript" | "linkerscript" | "linker-script" => {
                 Self { stars: true, ..none }

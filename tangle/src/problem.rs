@@ -331,7 +331,9 @@ impl Problem {
     #[must_use]
     pub fn label(&self) -> &'static str {
         match self {
-            Self::MissingChapter(_) | Self::ChapterTwice(_) | Self::ChapterOutside(_) => "listed here",
+            Self::MissingChapter(_) | Self::ChapterTwice(_) | Self::ChapterOutside(_) => {
+                "listed here"
+            }
             Self::NotInSummary(_) => "the first of them",
             Self::Unclosed { .. } => "opened here",
             Self::DuplicateRoot(_) => "the second",
@@ -519,9 +521,8 @@ impl Finding {
 
 /// Puts findings in the order of the book's files and of their lines.
 pub fn sort(findings: &mut [Finding]) {
-    findings.sort_by_key(|f| {
-        f.at.as_ref().map_or((u32::MAX, 0), |at| (at.source.0, at.span.start))
-    });
+    findings
+        .sort_by_key(|f| f.at.as_ref().map_or((u32::MAX, 0), |at| (at.source.0, at.span.start)));
 }
 
 /// A finding together with the text it is about, as miette wants it.

@@ -67,7 +67,8 @@ impl Links<'_> {
                 found
             }
         };
-        Ok(found?.map(|real| if real.is_empty() { name.to_owned() } else { format!("{real}/{name}") }))
+        Ok(found?
+            .map(|real| if real.is_empty() { name.to_owned() } else { format!("{real}/{name}") }))
     }
 
     fn look(&self, folder: &str) -> Result<Option<String>, (String, String)> {

@@ -355,10 +355,9 @@ fn edited(book: &Book, index: usize, bytes: &[u8]) -> Finding {
     // A line added at the end belongs to the last line there is.
     let origin = id.and_then(|id| book.origin(id, line).or_else(|| book.origin(id, output.lines)));
     let at = match origin {
-        Some(origin) => Place {
-            source: origin.source,
-            span: book.source(origin.source).line_span(origin.line),
-        },
+        Some(origin) => {
+            Place { source: origin.source, span: book.source(origin.source).line_span(origin.line) }
+        }
         None => book.place_of(book.chunk(output.chunk).parts[0]),
     };
     Finding::error(problem, at)
@@ -383,7 +382,9 @@ fn make_folder(root: &Path, path: &str) -> Result<(), Problem> {
         remove_empty(&full);
     }
     match full.parent() {
-        Some(folder) => fs::create_dir_all(folder).map_err(|e| failed("create the folder of", path, &e)),
+        Some(folder) => {
+            fs::create_dir_all(folder).map_err(|e| failed("create the folder of", path, &e))
+        }
         None => Ok(()),
     }
 }

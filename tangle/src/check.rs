@@ -1,0 +1,303 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What CI asks of a book beyond "it tangles".
+
+use std::collections::HashSet;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use serde::Serialize;
+use similar::TextDiff;
+
+use crate::book::{Book, OutputId, Part};
+use crate::parse::LineKind;
+use crate::problem::{self, Finding, Problem};
+use crate::source::{Place, Source};
+use crate::write;
+
+/// Most lines a block may have.
+pub const MOST_LINES: usize = 30;
+/// Most columns a line of a chapter's code may have; a tab goes to the next multiple of 4.
+pub const MOST_COLUMNS: usize = 72;
+
+/// Where the lines of the outputs come from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Audit {
+    /// Number of outputs.
+    pub files: usize,
+    /// Number of named chunks.
+    pub chunks: usize,
+    /// Number of blocks.
+    pub blocks: usize,
+    /// Number of hidden blocks.
+    pub hidden_blocks: usize,
+    /// Lines of all outputs.
+    pub lines: u64,
+    /// Lines of them that a reader of the page sees.
+    pub shown: u64,
+    /// Lines of them in hidden blocks that say why.
+    pub hidden: u64,
+    /// Lines of them in hidden blocks that do not.
+    pub unexplained: u64,
+}
+
+/// What `check` found.
+#[derive(Debug)]
+pub struct Checked {
+    /// What is wrong.
+    pub findings: Vec<Finding>,
+    /// The sources the findings are about.
+    pub sources: Vec<Source>,
+    /// The audit, if the book can be expanded.
+    pub audit: Option<Audit>,
+}
+
+/// Checks the book in `root`. Nothing is written.
+#[must_use]
+pub fn run(root: &Path) -> Checked {
+    let mut book = Book::load(root);
+    let mut findings = book.findings().to_vec();
+    findings.extend(traps(&book));
+    let mut numbers = None;
+    if !book.has_errors() {
+        findings.extend(rustfmt(&book));
+        findings.extend(
+            write::out_of_date(&book)
+                .into_iter()
+                .map(|(path, state)| Finding::nowhere(Problem::OutOfDate { path, state })),
+        );
+        numbers = Some(audit(&book));
+    }
+    problem::sort(&mut findings);
+    Checked { findings, sources: book.take_sources(), audit: numbers }
+}
+
+/// What is wrong with the blocks as they stand in the chapters.
+#[must_use]
+pub fn traps(book: &Book) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for part in book.parts() {
+        block_traps(part, &mut found);
+        let source = book.source(part.source);
+        for line in &part.block.lines {
+            let text = &source.text[line.span.clone()];
+            let mut add = |problem, from: usize, to: usize| {
+                let span = line.span.start + from..line.span.start + to;
+                found.push(Finding::error(problem, Place { source: part.source, span }));
+            };
+            let kept = text.trim_end_matches([' ', '\t']).len();
+            if kept < text.len() {
+                add(Problem::TrailingBlanks, kept, text.len());
+            }
+            if let Some(at) = text.find("{{#") {
+                add(Problem::Expands, at, at + 3);
+            }
+            let wide = columns(text) + usize::from(line.pad);
+            if wide > MOST_COLUMNS {
+                add(Problem::TooWide(wide), 0, text.len());
+            }
+            if is_rust(part) && line.kind == LineKind::Text && changed_by_mdbook(text) {
+                add(Problem::HiddenLine, text.len() - text.trim_start().len(), text.len());
+            }
+        }
+    }
+    found
+}
+
+fn block_traps(part: &Part, found: &mut Vec<Finding>) {
+    let fence = Place { source: part.source, span: part.block.fence.clone() };
+    let lines = part.block.lines.len();
+    if lines > MOST_LINES {
+        found.push(Finding::error(Problem::TooLong(lines), fence));
+    }
+    if let Some(span) = &part.block.hide
+        && !explained(part)
+    {
+        let at = Place { source: part.source, span: span.clone() };
+        found.push(Finding::error(Problem::NoWhy, at));
+    }
+}
+
+fn explained(part: &Part) -> bool {
+    part.block.why.as_ref().is_some_and(|why| !why.text.is_empty())
+}
+
+fn is_rust(part: &Part) -> bool {
+    matches!(part.block.language.as_str(), "rust" | "rs")
+}
+
+fn columns(text: &str) -> usize {
+    text.chars().fold(0, |at, c| if c == '\t' { (at / 4 + 1) * 4 } else { at + 1 })
+}
+
+/// Whether mdBook takes a line of a Rust block for a hidden one (`# x`, `#`) or an escaped one
+/// (`##x`).
+fn changed_by_mdbook(line: &str) -> bool {
+    matches!(line.trim_start().as_bytes(), [b'#'] | [b'#', b' ' | b'#', ..])
+}
+
+/// Counts where the lines of the outputs come from.
+#[must_use]
+pub fn audit(book: &Book) -> Audit {
+    let hidden = book.parts().iter().filter(|part| part.hidden()).count();
+    let named = book.chunks().iter().filter(|c| matches!(c.target, crate::Target::Chunk(_)));
+    let mut audit = Audit {
+        files: book.outputs().len(),
+        chunks: named.count(),
+        blocks: book.parts().len(),
+        hidden_blocks: hidden,
+        ..Audit::default()
+    };
+    for output in book.outputs() {
+        audit.lines += u64::from(output.lines);
+        for piece in &output.pieces {
+            let part = book.part(piece.part);
+            let count = u64::from(piece.count);
+            if !part.hidden() {
+                audit.shown += count;
+            } else if explained(part) {
+                audit.hidden += count;
+            } else {
+                audit.unexplained += count;
+            }
+        }
+    }
+    audit
+}
+
+/// Formats every `.rs` file and reports each difference at its line of the chapter.
+fn rustfmt(book: &Book) -> Vec<Finding> {
+    let files: Vec<OutputId> = (0..)
+        .map(OutputId)
+        .zip(book.outputs())
+        .filter(|(_, output)| output.path.ends_with(".rs") && !output.text.is_empty())
+        .map(|(id, _)| id)
+        .collect();
+    let next = AtomicUsize::new(0);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(files.len());
+    let work = || {
+        let mut found = Vec::new();
+        while let Some(&id) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
+            found.extend(rustfmt_one(book, id));
+        }
+        found
+    };
+    let mut found = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        let mut found = Vec::new();
+        for thread in threads {
+            match thread.join() {
+                Ok(more) => found.extend(more),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        found
+    });
+    // A chunk that is used twice is wrong twice in the same way. One report is enough.
+    let mut seen = HashSet::new();
+    found.retain(|finding: &Finding| match &finding.problem {
+        Problem::NotFormatted { instead, .. } => seen.insert((finding.at.clone(), instead.clone())),
+        _ => true,
+    });
+    found
+}
+
+fn rustfmt_one(book: &Book, id: OutputId) -> Vec<Finding> {
+    let output = book.output(id);
+    let text = output.text.as_str();
+    let done = match run_rustfmt(text) {
+        Ok(done) => done,
+        Err(error) => {
+            let (path, reason) = ("rustfmt".to_owned(), error.to_string());
+            return vec![Finding::nowhere(Problem::Io { action: "run", path, reason })];
+        }
+    };
+    let at = |line: u32| {
+        let origin = book.origin(id, line).or_else(|| book.origin(id, output.lines));
+        origin.map(|origin| Place {
+            source: origin.source,
+            span: book.source(origin.source).line_span(origin.line),
+        })
+    };
+    if done.stdout.is_empty() {
+        let said = String::from_utf8_lossy(&done.stderr);
+        let (line, reason) = first_error(&said);
+        let problem = Problem::NotParsed { path: output.path.clone(), reason };
+        let finding = Finding { at: at(line), ..Finding::nowhere(problem) };
+        return vec![finding];
+    }
+    let formatted = String::from_utf8_lossy(&done.stdout);
+    let diff = TextDiff::from_lines(text, &*formatted);
+    let new: Vec<&str> = formatted.lines().collect();
+    diff.grouped_ops(0)
+        .iter()
+        .filter_map(|group| {
+            let (first, last) = (group.first()?, group.last()?);
+            let line = u32::try_from(first.old_range().start + 1).ok()?;
+            let lines = &new[first.new_range().start..last.new_range().end];
+            let mut instead: String =
+                lines.iter().take(8).flat_map(|line| ["  ", line, "\n"]).collect();
+            match lines.len() {
+                0 => instead.push_str("  nothing here"),
+                9.. => instead.push_str("  ..."),
+                _ => instead.truncate(instead.trim_end().len()),
+            }
+            let problem = Problem::NotFormatted { path: output.path.clone(), line, instead };
+            Some(Finding { at: at(line), ..Finding::nowhere(problem) })
+        })
+        .collect()
+}
+
+fn run_rustfmt(text: &str) -> std::io::Result<std::process::Output> {
+    let mut child = Command::new("rustfmt")
+        .args(["--edition", "2021", "--config", "max_width=72"])
+        // Away from the tree: the rustfmt.toml of the tools is not for the book.
+        .current_dir(std::env::temp_dir())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // rustfmt reads all of its input before it writes, so this cannot block for ever. If it
+        // dies early its message tells more than the broken pipe.
+        let _ = stdin.write_all(text.as_bytes());
+    }
+    child.wait_with_output()
+}
+
+/// Line and text of the first error rustfmt printed.
+fn first_error(said: &str) -> (u32, String) {
+    let reason = said.lines().find_map(|line| line.strip_prefix("error: "));
+    let place = said.lines().find_map(|line| line.trim_start().strip_prefix("--> <stdin>:"));
+    let line = place.and_then(|place| place.split(':').next()?.parse().ok()).unwrap_or(1);
+    (line, reason.unwrap_or("it printed nothing").to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_that_mdbook_changes() {
+        for line in ["# use x;", "    # x", "#", "##x", "  ## x"] {
+            assert!(changed_by_mdbook(line), "{line}");
+        }
+        for line in ["#[test]", "#![no_std]", "x # y", "", "\"# x\""] {
+            assert!(!changed_by_mdbook(line), "{line}");
+        }
+    }
+
+    #[test]
+    fn tabs_go_to_the_next_stop() {
+        assert_eq!(columns("\ta\tb"), 9);
+        assert_eq!(columns("äö"), 2);
+    }
+
+    #[test]
+    fn the_first_error_of_rustfmt() {
+        let said = "error: expected one of `!` or `::`, found `y`\n --> <stdin>:3:7\n  |\n";
+        assert_eq!(first_error(said), (3, "expected one of `!` or `::`, found `y`".to_owned()));
+    }
+}
