@@ -15,7 +15,7 @@ TESTS = cargo run --quiet --release --package lguest-tests --bin
 # A second Linux shell beside the Guest: make run HOST=1
 RUN_FLAGS := $(if $(HOST),--host)
 
-.PHONY: help setup tangle check workspace module guest launcher programs \
+.PHONY: help setup tangle check workspace lock module guest launcher programs \
 	run test test-long bench book serve clean distclean
 
 help: ## this list
@@ -37,20 +37,29 @@ check: ## is the book in order, and the code its faithful copy
 workspace: tangle
 	@cmp -s book/Cargo.lock workspace/Cargo.lock || cp book/Cargo.lock workspace/Cargo.lock
 
+lock: tangle ## after a change of dependencies: write the lock files anew
+	@cargo metadata --quiet --format-version 1 --manifest-path workspace/Cargo.toml >/dev/null
+	@cp workspace/Cargo.lock book/Cargo.lock
+
 module: workspace ## build lguest.ko against KDIR, errors at the chapter's line
 	@$(ENV) BITFLAGS_SRC=$$(setup/crate-path bitflags); \
 	make -C "$$KDIR" M="$(CURDIR)/module" BITFLAGS_SRC="$$BITFLAGS_SRC" modules 2>&1 | $(TANGLE) filter
 
 guest: workspace ## build the Guest's kernel and its programs
-	@$(ENV) cd guest; RUSTC="$$RUSTC_LGUEST" RUSTC_BOOTSTRAP=1 \
-	cargo build --quiet --locked --release --target x86_64-unknown-none \
-		-Zbuild-std=core,compiler_builtins,alloc 2>&1 | (cd ..; $(TANGLE) filter)
+	@$(ENV) RUSTC="$$RUSTC_LGUEST" RUSTC_BOOTSTRAP=1 cargo build --quiet --locked --release \
+		--config guest/bare.toml --manifest-path workspace/Cargo.toml --package guest \
+		2>&1 | $(TANGLE) filter
 
+# Static, because the Host in QEMU has no C library to load.
 launcher: workspace ## build the Launcher
-	@cargo build --quiet --locked --release --manifest-path workspace/Cargo.toml \
-		--package lguest 2>&1 | $(TANGLE) filter
+	@RUSTFLAGS=-Ctarget-feature=+crt-static cargo build --quiet --locked --release \
+		--target x86_64-unknown-linux-gnu --manifest-path workspace/Cargo.toml \
+		--package launcher 2>&1 | $(TANGLE) filter
 
 programs: module guest launcher ## all three
+
+# One after the other: what is built needs what set-up brings.
+.NOTPARALLEL:
 
 run: setup programs ## boot the Host in QEMU and show a Guest's console
 	@$(ENV) $(TESTS) boot -- run $(RUN_FLAGS)

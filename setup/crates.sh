@@ -11,7 +11,8 @@ library=$RUST_LIB_SRC/Cargo.lock
 # One mark for each set of lock files.
 mark() {
     local key
-    key=$(cat "$LGUEST_ROOT/Cargo.lock" "$LGUEST_ROOT/book/Cargo.lock" "$library" 2>/dev/null |
+    key=$(cat "$LGUEST_ROOT/Cargo.lock" "$LGUEST_ROOT/book/Cargo.lock" \
+        "$LGUEST_ROOT/tests/guests/Cargo.lock" "$library" 2>/dev/null |
         sha256sum | cut -c 1-16)
     echo "$LGUEST_CACHE/crates/$key"
 }
@@ -23,7 +24,8 @@ build() {
     # A crate of std is fetched like any other; only `core`, `alloc` and
     # `compiler_builtins` are built, but cargo wants to know them all.
     cargo fetch --quiet --locked --manifest-path "$LGUEST_ROOT/Cargo.toml" >&2
-    cargo fetch --quiet --locked --manifest-path "$RUST_LIB_SRC/Cargo.toml" >&2
+    RUSTC_BOOTSTRAP=1 cargo fetch --quiet --locked --manifest-path "$RUST_LIB_SRC/Cargo.toml" >&2
+    cargo fetch --quiet --locked --manifest-path "$LGUEST_ROOT/tests/guests/Cargo.toml" >&2
     # The second workspace comes out of the chapters.
     make --silent -C "$LGUEST_ROOT" workspace >&2
     cargo fetch --quiet --locked --manifest-path "$LGUEST_ROOT/workspace/Cargo.toml" >&2

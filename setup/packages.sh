@@ -82,9 +82,13 @@ install() {
     for i in "${!packages[@]}"; do
         [ "${packages[i]}" != libclang-dev ] || packages[i]=$(pick_libclang)
     done
+    # Where an old version of something would be in the way, bring it up to
+    # date together with the rest: nothing is ever removed.
+    mapfile -t -O ${#packages[@]} packages < <(apt-get install --simulate --no-install-recommends \
+        "${packages[@]}" 2>/dev/null | sed -n 's/^Remv \([^ ]*\).*/\1/p')
     note "installing: ${packages[*]}"
-    "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive \
-        apt-get install -y -qq --no-install-recommends "${packages[@]}" >&2 ||
+    "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-remove \
+        --no-install-recommends "${packages[@]}" >&2 ||
         die 'apt-get could not install them; its message is above'
     . "$LGUEST_ROOT/setup/env.sh"
     mapfile -t packages < <(missing)
