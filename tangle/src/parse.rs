@@ -89,7 +89,7 @@ pub struct Block {
     pub fence: Range<usize>,
     /// Line of the opening fence, from 1; the first line of code is the next one.
     pub fence_line: u32,
-    /// Line of the closing fence, from 1.
+    /// Line of the closing fence, from 1; one more than the last line if none closes it.
     pub close_line: u32,
     /// The lines between the fences.
     pub lines: Vec<Line>,
@@ -299,8 +299,8 @@ impl Chapter<'_> {
         }
         let info = self.info(first + ticks..open.end);
         if close_line > last {
-            self.error(Problem::Unclosed { fence: line[..ticks].to_owned() }, fence);
-            return;
+            // Its lines count all the same, or they would be reported as missing elsewhere.
+            self.error(Problem::Unclosed { fence: line[..ticks].to_owned() }, fence.clone());
         }
         let Some(info) = info else { return };
         let mut lines = Vec::with_capacity((close_line - fence_line) as usize - 1);
