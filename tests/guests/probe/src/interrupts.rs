@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Interrupts, by way of the console: what is typed arrives with one.
+
+use abi::dma::CONSOLE_IRQ;
+use abi::hypercall::HALT;
+use rt::{boot, console, hypercall, println, share, shared, traps};
+
+/// How many console interrupts have come.
+fn came() -> u64 {
+    traps::irqs()[CONSOLE_IRQ as usize]
+}
+
+/// Takes the input and prints it.
+fn echo() {
+    let mut bytes = [0; 256];
+    let used = console::take_input(&mut bytes);
+    let text = core::str::from_utf8(&bytes[..used]).unwrap_or("(not text)");
+    println!("got {:?}", text.trim_end());
+}
+
+/// Input while the Guest spins with interrupts on: the Host must break in.
+pub fn while_spinning() {
+    console::bind_input();
+    hypercall::enable_interrupts();
+    println!("waiting");
+    for round in 1..=3 {
+        while came() < round {
+            core::hint::spin_loop();
+        }
+        echo();
+    }
+    println!("good: {} interrupts while spinning", came());
+}
+
+/// Input while the Guest sleeps: the Host must wake it.
+pub fn while_halting() {
+    console::bind_input();
+    println!("waiting");
+    for round in 1..=3 {
+        while came() < round {
+            hypercall::disable_interrupts();
+            if came() >= round {
+                break;
+            }
+            hypercall::enable_interrupts();
+            if came() < round {
+                hypercall::call(HALT, [0; 4]);
+            }
+        }
+        echo();
+    }
+    println!("good: {} interrupts while halting", came());
+}
+
+/// Input while interrupts are off: it waits, is announced, and comes when they are turned on. A
+/// line that is blocked does not come even then.
+pub fn while_off() {
+    console::bind_input();
+    hypercall::disable_interrupts();
+    println!("waiting");
+    while shared!(irq_pending) == 0 {
+        core::hint::spin_loop();
+    }
+    assert!(came() == 0, "an interrupt came while they were off");
+    let bit = 1 << CONSOLE_IRQ;
+    assert!(
+        shared!(pending[0]) & bit != 0,
+        "the line is not marked as pending"
+    );
+    share!(bit => blocked[0]);
+    hypercall::enable_interrupts();
+    hypercall::call(abi::hypercall::FLUSH_ASYNC, [0; 4]);
+    assert!(came() == 0, "an interrupt came on a blocked line");
+    share!(0 => blocked[0]);
+    hypercall::call(abi::hypercall::FLUSH_ASYNC, [0; 4]);
+    assert!(
+        came() == 1,
+        "{} interrupts came when the line was unblocked",
+        came()
+    );
+    echo();
+    println!("good: an interrupt waited until it was wanted");
+}
+
+/// Offers the Launcher a record that leads out of memory. Does not come back once it is used.
+pub fn bad_record() {
+    console::bind_input();
+    console::spoil_input(boot::info().memory_bytes - 8, 16);
+    hypercall::enable_interrupts();
+    println!("waiting");
+    while came() == 0 {
+        core::hint::spin_loop();
+    }
+    println!("bad: the Launcher took it");
+}

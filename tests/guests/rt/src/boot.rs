@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! What the Launcher left in memory.
+
+use abi::boot::{BOOT_INFO, BOOT_MAGIC, BootInfo, COMMAND_LINE, LINEAR_BASE};
+
+/// What the Launcher says of the machine.
+pub fn info() -> BootInfo {
+    let address = (LINEAR_BASE + BOOT_INFO) as *const BootInfo;
+    // SAFETY: The agreement puts a BootInfo there, mapped and aligned, and nobody changes it.
+    let info = unsafe { address.read() };
+    assert!(
+        info.magic == BOOT_MAGIC,
+        "no BootInfo at 0: {:#x}",
+        info.magic
+    );
+    info
+}
+
+/// The command line.
+pub fn command_line() -> &'static str {
+    let length = info().command_line_bytes as usize;
+    let address = (LINEAR_BASE + COMMAND_LINE) as *const u8;
+    // SAFETY: The agreement puts that many bytes there, in a page that is nobody else's.
+    let bytes = unsafe { core::slice::from_raw_parts(address, length) };
+    core::str::from_utf8(bytes)
+        .unwrap_or("")
+        .trim_end_matches('\0')
+}
+
+/// The value of `name=value` on the command line.
+pub fn option(name: &str) -> Option<&'static str> {
+    let mut words = command_line().split(' ');
+    words.find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
+}
+
+/// The number given as `name=number` on the command line, decimal or with `0x`.
+pub fn number(name: &str) -> Option<u64> {
+    let text = option(name)?;
+    match text.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16).ok(),
+        None => text.parse().ok(),
+    }
+}

@@ -1,0 +1,289 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! The cases, by name.
+
+mod guests;
+mod hostile;
+mod requests;
+
+use anyhow::{Result, ensure};
+
+use crate::host::{self, Control, KernelLog, Record, WARNING};
+
+/// What a case can work with.
+#[derive(Debug)]
+pub struct Bench {
+    /// The channel to the test command.
+    pub control: Control,
+    /// The kernel's log, read up to the end of the last case.
+    pub log: KernelLog,
+    /// What the kernel said while it booted.
+    pub boot: Vec<Record>,
+}
+
+/// How a case went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// As it should.
+    Pass,
+    /// Not so; the text says what.
+    Fail(String),
+    /// It could not be tried; the text says why.
+    Skip(String),
+}
+
+/// What a case does: an error is a failure.
+type Body = fn(&mut Bench) -> Result<()>;
+
+/// One case.
+#[derive(Debug)]
+pub struct Case {
+    /// What it is called: lower case and dashes.
+    pub name: &'static str,
+    /// What it shows, in a few words.
+    pub about: &'static str,
+    body: Body,
+}
+
+/// A case that lies in this list.
+const fn case(name: &'static str, about: &'static str, body: Body) -> Case {
+    Case { name, about, body }
+}
+
+/// All cases, in the order in which they are run.
+pub const CASES: &[Case] = &[
+    case(
+        "linux",
+        "the Linux itself comes up without a warning",
+        linux,
+    ),
+    case(
+        "hello",
+        "a Guest starts, prints and powers off",
+        guests::hello,
+    ),
+    case(
+        "endings",
+        "power-off, crash and restart are told apart",
+        guests::endings,
+    ),
+    case(
+        "hypercalls",
+        "10,000 hypercalls, every register checked",
+        guests::hypercalls,
+    ),
+    case(
+        "ring",
+        "the asynchronous ring is drained in order",
+        guests::ring,
+    ),
+    case("fault", "page faults resolved and delivered", guests::fault),
+    case(
+        "traps",
+        "exceptions of ring 1 arrive with the right frame",
+        guests::traps,
+    ),
+    case(
+        "privileged",
+        "instructions that ring 1 may not use fault",
+        guests::privileged,
+    ),
+    case("ports", "IN and OUT of every size", guests::ports),
+    case(
+        "fpu",
+        "a use of the FPU ends the Guest and says so",
+        guests::fpu,
+    ),
+    case("memory", "every page of memory can be used", guests::memory),
+    case(
+        "tables",
+        "page tables, flushes, large pages, many roots",
+        guests::tables,
+    ),
+    case("user", "ring 3 works and cannot touch ring 1", guests::user),
+    case(
+        "walls",
+        "ring 1 cannot change the Switcher nor see the Host",
+        guests::walls,
+    ),
+    case(
+        "input-spinning",
+        "input interrupts a Guest that spins",
+        guests::input_spinning,
+    ),
+    case(
+        "input-halting",
+        "input wakes a Guest that halts",
+        guests::input_halting,
+    ),
+    case(
+        "input-blocked",
+        "an interrupt waits while it is not wanted",
+        guests::input_blocked,
+    ),
+    case(
+        "bad-record",
+        "the Launcher refuses a bad input record",
+        guests::bad_record,
+    ),
+    case(
+        "spin",
+        "a spinning Guest is preempted and can be killed",
+        guests::spin,
+    ),
+    case(
+        "killed",
+        "kill -9 of the Launcher frees everything",
+        guests::killed,
+    ),
+    case("two", "two Guests at once", guests::two),
+    case("nmi", "NMIs while a Guest runs", guests::nmi),
+    case(
+        "hostile-shutdown",
+        "SHUTDOWN with bad messages",
+        hostile::shutdown,
+    ),
+    case(
+        "hostile-new-pgtable",
+        "NEW_PGTABLE with bad roots",
+        hostile::new_pgtable,
+    ),
+    case(
+        "hostile-load-idt-entry",
+        "LOAD_IDT_ENTRY with bad entries",
+        hostile::load_idt_entry,
+    ),
+    case(
+        "hostile-set-stack",
+        "SET_STACK with bad stacks",
+        hostile::set_stack,
+    ),
+    case(
+        "hostile-bind-dma",
+        "BIND_DMA with bad records",
+        hostile::bind_dma,
+    ),
+    case(
+        "hostile-send-dma",
+        "SEND_DMA with bad records and pieces",
+        hostile::send_dma,
+    ),
+    case(
+        "hostile-flush-address",
+        "FLUSH_ADDRESS of non-addresses",
+        hostile::flush_address,
+    ),
+    case(
+        "hostile-others",
+        "unknown calls, calls before INIT",
+        hostile::others,
+    ),
+    case(
+        "requests",
+        "bad requests to /dev/lguest",
+        requests::requests,
+    ),
+    case(
+        "wrong-task",
+        "only the opener runs a Guest; BREAK is for all",
+        requests::wrong_task,
+    ),
+    case(
+        "bad-memory",
+        "memory that is not the Launcher's",
+        requests::bad_memory,
+    ),
+    case("usage", "the Launcher used wrongly", requests::usage),
+    case(
+        "no-device",
+        "no permission, and no module",
+        requests::no_device,
+    ),
+    case(
+        "reload",
+        "load and unload 20 times, nothing left",
+        guests::reload,
+    ),
+];
+
+/// The case of that name.
+pub fn find(name: &str) -> Option<&'static Case> {
+    CASES.iter().find(|case| case.name == name)
+}
+
+impl Case {
+    /// Runs it, and looks afterwards for warnings of the kernel that are not allowed.
+    pub fn run(&self, bench: &mut Bench) -> Outcome {
+        let result = (self.body)(bench);
+        let warnings = bench
+            .log
+            .new_records()
+            .map(|records| unexpected(self.name, &records));
+        match (result, warnings) {
+            (Err(error), _) => Outcome::Fail(format!("{error:#}")),
+            (Ok(()), Err(error)) => Outcome::Fail(format!("{error:#}")),
+            (Ok(()), Ok(warnings)) if !warnings.is_empty() => {
+                Outcome::Fail(format!("the kernel warned:\n{}", warnings.join("\n")))
+            }
+            (Ok(()), Ok(_)) => Outcome::Pass,
+        }
+    }
+}
+
+/// The lines that are allowed although they are warnings.
+const ALLOWED: &str = include_str!("../../allowed-log.txt");
+
+/// The texts of those records that are warnings or worse and not allowed in this case.
+fn unexpected(case: &str, records: &[Record]) -> Vec<String> {
+    records
+        .iter()
+        .filter(|record| record.level <= WARNING && !allowed(ALLOWED, case, &record.text))
+        .map(|record| record.text.clone())
+        .collect()
+}
+
+/// Whether the list allows a text in a case. A line of it is a case's name or `*`, a colon, and
+/// the beginning of the text; empty lines and those that begin with `#` are for the reader.
+fn allowed(list: &str, case: &str, text: &str) -> bool {
+    list.lines()
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| line.split_once(": "))
+        .any(|(name, start)| (name == "*" || name == case) && text.starts_with(start))
+}
+
+/// The Linux itself: a clean log, and what the other cases rely on.
+fn linux(bench: &mut Bench) -> Result<()> {
+    host::nmi_count()?;
+    let warnings = unexpected("linux", &bench.boot);
+    ensure!(
+        warnings.is_empty(),
+        "the kernel warned while it booted:\n{}",
+        warnings.join("\n")
+    );
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_of_one_form() {
+        let mut names: Vec<_> = CASES.iter().map(|case| case.name).collect();
+        let letters = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        assert!(names.iter().all(|name| name.chars().all(letters)));
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), CASES.len());
+    }
+
+    #[test]
+    fn a_line_is_allowed_in_its_case_only() {
+        let list = "# nmi: not this\n\nnmi: Uhhuh.\n*: lguest: loading\n";
+        assert!(allowed(list, "nmi", "Uhhuh. NMI received"));
+        assert!(!allowed(list, "hello", "Uhhuh. NMI received"));
+        assert!(!allowed(list, "nmi", "not this"));
+        assert!(allowed(list, "hello", "lguest: loading out-of-tree module"));
+        assert!(!allowed(list, "nmi", "and Uhhuh."));
+    }
+}

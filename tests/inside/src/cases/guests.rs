@@ -1,0 +1,364 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Cases that run the test Guest once or a few times and look at what it says.
+
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+
+use super::Bench;
+use crate::guest::{Ended, Guest, PATIENCE};
+use crate::host;
+
+/// Exit status of the Launcher: the Guest powered off.
+pub const OFF: i32 = 0;
+/// The Guest asked for a restart, and that was not wanted.
+pub const RESTART: i32 = 4;
+/// The Guest crashed.
+pub const CRASHED: i32 = 5;
+/// The Host killed it, or the Launcher found it out.
+pub const KILLED: i32 = 6;
+
+/// Runs the test Guest with these words to its end.
+///
+/// # Errors
+///
+/// When it does not end.
+pub fn run(words: &[&str]) -> Result<Ended> {
+    host::load_module()?;
+    Guest::probe(words)?.finish()
+}
+
+/// Runs one of its cases, which must go well; then nothing of it may be left.
+fn good(words: &[&str], says: &str) -> Result<()> {
+    let ended = run(words)?;
+    ended
+        .expect_code(OFF)?
+        .expect_output(&format!("good: {says}"))?;
+    host::wait_until_free()
+}
+
+pub fn hello(_: &mut Bench) -> Result<()> {
+    good(&["case=hello"], "hello from ring 1")
+}
+
+pub fn hypercalls(_: &mut Bench) -> Result<()> {
+    good(
+        &["case=hypercalls", "rounds=10000"],
+        "10000 hypercalls, every register as before",
+    )
+}
+
+pub fn fault(_: &mut Bench) -> Result<()> {
+    good(&["case=fault"], "faults resolved and delivered")
+}
+
+pub fn traps(_: &mut Bench) -> Result<()> {
+    good(&["case=traps"], "every trap came as it should")
+}
+
+pub fn privileged(_: &mut Bench) -> Result<()> {
+    good(
+        &["case=privileged"],
+        "nothing that is forbidden went through",
+    )
+}
+
+pub fn user(_: &mut Bench) -> Result<()> {
+    good(&["case=user"], "ring 3 stays where it is")
+}
+
+pub fn walls(bench: &mut Bench) -> Result<()> {
+    let ended = run(&["case=walls"])?;
+    ended
+        .expect_code(OFF)?
+        .expect_output("good: ring 1 stays where it is")?;
+    bench
+        .control
+        .say("note", ended.output.lines().next().unwrap_or_default())?;
+    // Entries that lead out of memory: just beyond it, at the Host's first megabyte of real
+    // memory if addresses were taken for real ones, and at the highest frame there can be.
+    for beyond in ["0x1000000", "0x100000000", "0xffffffffff000"] {
+        let ended = run(&["case=walls", &format!("beyond={beyond}")])?;
+        ended
+            .expect_code(KILLED)?
+            .expect_error("the Host killed the Guest")?;
+    }
+    host::wait_until_free()
+}
+
+pub fn memory(_: &mut Bench) -> Result<()> {
+    good(&["case=memory"], "")
+}
+
+pub fn tables(_: &mut Bench) -> Result<()> {
+    good(&["case=tables"], "the tables were followed")
+}
+
+pub fn ring(_: &mut Bench) -> Result<()> {
+    good(&["case=ring"], "the ring was drained in order")
+}
+
+pub fn ports(_: &mut Bench) -> Result<()> {
+    good(&["case=ports"], "ports read as all ones")
+}
+
+pub fn fpu(_: &mut Bench) -> Result<()> {
+    for unit in ["x87", "sse"] {
+        let ended = run(&["case=fpu", &format!("unit={unit}")])?;
+        ended.expect_code(KILLED)?.expect_error("FPU")?;
+        ensure!(
+            !ended.output.contains("bad:"),
+            "it went on: {}",
+            ended.said()
+        );
+    }
+    host::wait_until_free()
+}
+
+pub fn endings(_: &mut Bench) -> Result<()> {
+    run(&["case=off"])?.expect_code(OFF)?;
+    run(&["case=crash"])?
+        .expect_code(CRASHED)?
+        .expect_error("as I was told")?;
+    run(&["case=panic"])?
+        .expect_code(CRASHED)?
+        .expect_error("as I was told")?;
+    let restart = ["--no-restart", "16", "/guests/probe", "case=restart"];
+    Guest::launch(&restart)?.finish()?.expect_code(RESTART)?;
+    host::wait_until_free()
+}
+
+/// How long a killed Launcher may take to be gone.
+const SECONDS_TO_DIE: Duration = Duration::from_secs(20);
+
+/// The processor time that a task has used, in clock ticks of which 100 are a second.
+fn ticks(pid: Pid) -> Result<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/stat"))?;
+    // The name before the fields is in parentheses and may hold anything.
+    let (_, rest) = stat.rsplit_once(") ").context("no name in stat")?;
+    let fields: Vec<&str> = rest.split(' ').collect();
+    Ok(fields[11].parse::<u64>()? + fields[12].parse::<u64>()?)
+}
+
+/// Only one processor for a task.
+fn pin(pid: Pid, cpu: usize) -> Result<()> {
+    let mut set = CpuSet::new();
+    set.set(cpu)?;
+    sched_setaffinity(pid, &set)?;
+    Ok(())
+}
+
+pub fn spin(bench: &mut Bench) -> Result<()> {
+    host::load_module()?;
+    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+        let guest = Guest::probe(&["case=spin"])?;
+        guest.wait_for("spinning")?;
+        pin(guest.pid(), 0)?;
+        let switches = host::counter("world_switches")?;
+        let before = ticks(guest.pid())?;
+        // A program beside it, on the same processor.
+        let beside = thread::spawn(|| -> Result<u64> {
+            let me = nix::unistd::gettid();
+            pin(me, 0)?;
+            let end = Instant::now() + Duration::from_secs(3);
+            while Instant::now() < end {
+                std::hint::spin_loop();
+            }
+            let stat = std::fs::read_to_string("/proc/thread-self/stat")?;
+            let (_, rest) = stat.rsplit_once(") ").context("no name in stat")?;
+            let fields: Vec<&str> = rest.split(' ').collect();
+            Ok(fields[11].parse::<u64>()? + fields[12].parse::<u64>()?)
+        });
+        let beside = beside
+            .join()
+            .map_err(|_| anyhow::anyhow!("the program beside panicked"))??;
+        let spun = ticks(guest.pid())? - before;
+        let switches = host::counter("world_switches")? - switches;
+        bench.control.say(
+            "note",
+            &format!("ticks: {spun} and {beside}, {switches} switches"),
+        )?;
+        ensure!(
+            beside >= 30,
+            "the program beside had {beside} ticks of 300, the Guest {spun}"
+        );
+        ensure!(
+            spun >= 30,
+            "the Guest had {spun} ticks of 300, the program beside {beside}"
+        );
+        ensure!(
+            switches >= 30,
+            "only {switches} world switches: who preempts it?"
+        );
+
+        guest.signal(signal)?;
+        let ended = guest.finish_within(SECONDS_TO_DIE)?;
+        ended.expect_code(128 + signal as i32)?;
+        host::wait_until_free()?;
+    }
+    Ok(())
+}
+
+pub fn killed(_: &mut Bench) -> Result<()> {
+    host::load_module()?;
+    for _ in 0..5 {
+        let guest = Guest::probe(&["case=work", "rounds=1000000"])?;
+        guest.wait_for("working")?;
+        ensure!(
+            host::counter("pinned_pages")? > 0,
+            "a Guest that runs has pinned no page"
+        );
+        guest.signal(Signal::SIGKILL)?;
+        guest
+            .finish_within(SECONDS_TO_DIE)?
+            .expect_code(128 + Signal::SIGKILL as i32)?;
+        host::wait_until_free()?;
+    }
+    good(&["case=hello"], "hello")
+}
+
+pub fn two(_: &mut Bench) -> Result<()> {
+    host::load_module()?;
+    let words = |seed| {
+        [
+            "case=work".to_owned(),
+            format!("seed={seed}"),
+            "rounds=3000".to_owned(),
+        ]
+    };
+    let start = |seed| {
+        let words = words(seed);
+        Guest::probe(&words.each_ref().map(String::as_str))
+    };
+    let (one, two) = (start(1001)?, start(2002)?);
+    one.wait_for("working with seed 1001")?;
+    two.wait_for("working with seed 2002")?;
+    let guests = host::counter("guests")?;
+    ensure!(guests == 2, "{guests} Guests instead of two at once");
+    for (guest, seed) in [(one, 1001), (two, 2002)] {
+        let says = format!("good: seed {seed}, 3000 rounds, all values right");
+        guest.finish()?.expect_code(OFF)?.expect_output(&says)?;
+    }
+    host::wait_until_free()
+}
+
+/// NMIs that must have come while the Guest ran, over all CPUs.
+const NMIS: u64 = 100;
+
+pub fn nmi(bench: &mut Bench) -> Result<()> {
+    host::load_module()?;
+    let mut guest = Guest::probe(&["case=work", "rounds=4000"])?;
+    guest.wait_for("working")?;
+    let before = host::nmi_count()?;
+    let mut injected = 0;
+    let end = Instant::now() + PATIENCE;
+    while guest.alive()? && Instant::now() < end {
+        bench.control.inject_nmi()?;
+        injected += 1;
+        // QEMU drops an NMI while one is pending.
+        thread::sleep(Duration::from_millis(5));
+    }
+    let ended = guest.finish()?;
+    let came = host::nmi_count()? - before;
+    bench.control.say(
+        "note",
+        &format!("{came} NMIs came, from {injected} injections"),
+    )?;
+    ended
+        .expect_code(OFF)?
+        .expect_output("good: seed 1, 4000 rounds, all values right")?;
+    ensure!(came >= NMIS, "only {came} NMIs came while the Guest ran");
+    host::wait_until_free()
+}
+
+/// Types three lines, each after the answer to the one before.
+fn typed(case: &str) -> Result<()> {
+    host::load_module()?;
+    let mut guest = Guest::probe(&[&format!("case={case}")])?;
+    guest.wait_for("waiting")?;
+    for line in ["one", "two", "three"] {
+        thread::sleep(Duration::from_millis(50));
+        guest.send(format!("{line}\n").as_bytes())?;
+        guest.wait_for(&format!("got {line:?}"))?;
+    }
+    guest
+        .finish()?
+        .expect_code(OFF)?
+        .expect_output("good: 3 interrupts")?;
+    host::wait_until_free()
+}
+
+pub fn input_spinning(_: &mut Bench) -> Result<()> {
+    typed("console-spin")
+}
+
+pub fn input_halting(_: &mut Bench) -> Result<()> {
+    typed("console-halt")
+}
+
+pub fn input_blocked(_: &mut Bench) -> Result<()> {
+    host::load_module()?;
+    let mut guest = Guest::probe(&["case=console-blocked"])?;
+    guest.wait_for("waiting")?;
+    guest.send(b"one\n")?;
+    let ended = guest.finish()?;
+    ended
+        .expect_code(OFF)?
+        .expect_output("good: an interrupt waited until it was wanted")?;
+    host::wait_until_free()
+}
+
+pub fn bad_record(_: &mut Bench) -> Result<()> {
+    host::load_module()?;
+    let mut guest = Guest::probe(&["case=bad-record"])?;
+    guest.wait_for("waiting")?;
+    guest.send(b"one\n")?;
+    let ended = guest.finish()?;
+    ended.expect_code(KILLED)?.expect_error("the Guest sent")?;
+    ensure!(!ended.output.contains("bad:"), "{}", ended.said());
+    host::wait_until_free()
+}
+
+pub fn reload(bench: &mut Bench) -> Result<()> {
+    for round in 0..20 {
+        host::load_module()?;
+        run(&["case=hello"])?
+            .expect_code(OFF)?
+            .expect_output("good: hello")?;
+        host::wait_until_free().with_context(|| format!("round {round}"))?;
+        host::unload_module().with_context(|| format!("round {round}"))?;
+        ensure!(
+            !Path::new(host::DEVICE).exists(),
+            "round {round}: the device is still there"
+        );
+        let records = bench.log.new_records()?;
+        let last = "unloaded, guests 0, pinned pages 0, shadow pages 0";
+        let said = records.iter().any(|record| record.text.contains(last));
+        ensure!(
+            said,
+            "round {round}: the module did not say {last:?} but {records:?}"
+        );
+        let worse: Vec<_> = records
+            .iter()
+            .filter(|r| r.level <= host::WARNING)
+            .collect();
+        ensure!(worse.is_empty(), "round {round}: {worse:?}");
+    }
+    host::load_module()?;
+    // A module in use does not go.
+    let guest = Guest::probe(&["case=spin"])?;
+    guest.wait_for("spinning")?;
+    ensure!(
+        host::unload_module().is_err(),
+        "the module was unloaded under a Guest"
+    );
+    guest.signal(Signal::SIGKILL)?;
+    guest.finish_within(SECONDS_TO_DIE)?;
+    host::wait_until_free()
+}

@@ -1,0 +1,323 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! A Guest under its Launcher, with pipes in place of a terminal.
+
+use std::io::{Read, Write};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::host::LAUNCHER;
+
+/// How long anything may take. Generous: the machine is emulated and may share its processors.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The user that owns nothing.
+const NOBODY: u32 = 65534;
+
+/// What a stream has brought so far.
+#[derive(Debug, Default)]
+struct Collected {
+    bytes: Mutex<(Vec<u8>, bool)>,
+    more: Condvar,
+}
+
+impl Collected {
+    /// Reads a stream to its end in a thread of its own.
+    fn from(mut stream: impl Read + Send + 'static) -> Arc<Self> {
+        let collected = Arc::new(Self::default());
+        let writer = Arc::clone(&collected);
+        thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            loop {
+                let n = stream.read(&mut buffer).unwrap_or(0);
+                let mut guard = writer.bytes.lock().expect("no reader panics");
+                guard.0.extend_from_slice(&buffer[..n]);
+                guard.1 = n == 0;
+                writer.more.notify_all();
+                if n == 0 {
+                    return;
+                }
+            }
+        });
+        collected
+    }
+
+    /// Waits until `done` says so of the text, or the stream ends, or patience does.
+    fn wait(&self, patience: Duration, done: impl Fn(&str) -> bool) -> (String, bool) {
+        let end = Instant::now() + patience;
+        let mut guard = self.bytes.lock().expect("no reader panics");
+        loop {
+            let text = String::from_utf8_lossy(&guard.0).into_owned();
+            let met = done(&text);
+            let left = end.saturating_duration_since(Instant::now());
+            if met || guard.1 || left.is_zero() {
+                return (text, met);
+            }
+            guard = self
+                .more
+                .wait_timeout(guard, left)
+                .expect("no reader panics")
+                .0;
+        }
+    }
+
+    /// Waits for the end of the stream and gives all of it.
+    fn all(&self, patience: Duration) -> String {
+        self.wait(patience, |_| false).0
+    }
+}
+
+/// A Guest that is running.
+#[derive(Debug)]
+pub struct Guest {
+    child: Child,
+    input: Option<ChildStdin>,
+    output: Arc<Collected>,
+    errors: Arc<Collected>,
+}
+
+/// A Guest that is over.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    /// How the Launcher ended.
+    pub status: ExitStatus,
+    /// What the Guest printed.
+    pub output: String,
+    /// What the Launcher complained of.
+    pub errors: String,
+}
+
+impl Guest {
+    /// Starts the Launcher with these arguments.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be started.
+    pub fn launch(arguments: &[&str]) -> Result<Self> {
+        Self::start(Command::new(LAUNCHER).args(arguments))
+    }
+
+    /// Starts the Launcher as a user with no rights of any kind.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be started.
+    pub fn launch_as_nobody(arguments: &[&str]) -> Result<Self> {
+        Self::start(
+            Command::new(LAUNCHER)
+                .args(arguments)
+                .uid(NOBODY)
+                .gid(NOBODY),
+        )
+    }
+
+    fn start(command: &mut Command) -> Result<Self> {
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("the Launcher is not in this machine: `make launcher`")?;
+        let input = child.stdin.take();
+        let output = child.stdout.take().context("a pipe was asked for")?;
+        let errors = child.stderr.take().context("a pipe was asked for")?;
+        let (output, errors) = (Collected::from(output), Collected::from(errors));
+        Ok(Self {
+            child,
+            input,
+            output,
+            errors,
+        })
+    }
+
+    /// Starts the test Guest with 16 MiB and words for its command line.
+    ///
+    /// # Errors
+    ///
+    /// When the Launcher cannot be started.
+    pub fn probe(words: &[&str]) -> Result<Self> {
+        Self::launch(&[&["16", "/guests/probe"], words].concat())
+    }
+
+    /// Waits until the Guest has printed `text`.
+    ///
+    /// # Errors
+    ///
+    /// When it ends before, or takes too long.
+    pub fn wait_for(&self, text: &str) -> Result<()> {
+        let (so_far, met) = self.output.wait(PATIENCE, |output| output.contains(text));
+        if met {
+            return Ok(());
+        }
+        let errors = self.errors.wait(Duration::ZERO, |_| false).0;
+        bail!("the Guest never printed {text:?}, but {so_far:?}; its Launcher said {errors:?}")
+    }
+
+    /// Types to the Guest.
+    ///
+    /// # Errors
+    ///
+    /// When the Launcher is gone.
+    pub fn send(&mut self, bytes: &[u8]) -> Result<()> {
+        let input = self.input.as_mut().context("the input was closed before")?;
+        input
+            .write_all(bytes)
+            .and_then(|()| input.flush())
+            .context("the Launcher is gone")
+    }
+
+    /// Closes the pipe that the Guest's input comes from.
+    pub fn close_input(&mut self) {
+        self.input = None;
+    }
+
+    /// The Launcher's process number.
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id().cast_signed())
+    }
+
+    /// Whether the Launcher is still there.
+    ///
+    /// # Errors
+    ///
+    /// When the system will not say.
+    pub fn alive(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_none())
+    }
+
+    /// Sends the Launcher a signal.
+    ///
+    /// # Errors
+    ///
+    /// When it is gone.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        kill(self.pid(), signal).with_context(|| format!("cannot send {signal}"))
+    }
+
+    /// Waits until the Guest is over.
+    ///
+    /// # Errors
+    ///
+    /// When it takes too long; the Launcher is then killed.
+    pub fn finish(self) -> Result<Ended> {
+        self.finish_within(PATIENCE)
+    }
+
+    /// Waits so long until the Guest is over.
+    ///
+    /// # Errors
+    ///
+    /// When it takes longer; the Launcher is then killed.
+    pub fn finish_within(mut self, patience: Duration) -> Result<Ended> {
+        let end = Instant::now() + patience;
+        let status = loop {
+            if let Some(status) = self.child.try_wait()? {
+                break Some(status);
+            }
+            if Instant::now() > end {
+                break None;
+            }
+            thread::sleep(Duration::from_millis(5));
+        };
+        if status.is_none() {
+            // It may end by itself between the look and this.
+            let _ = self.child.kill();
+        }
+        let output = self.output.all(Duration::from_secs(10));
+        let errors = self.errors.all(Duration::from_secs(10));
+        match status {
+            Some(status) => Ok(Ended {
+                status,
+                output,
+                errors,
+            }),
+            None => bail!(
+                "still running after {} seconds; it had printed {output:?}, its Launcher {errors:?}",
+                patience.as_secs()
+            ),
+        }
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        // A case that fails leaves no Guest behind. Both fail only if it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Ended {
+    /// The exit status as a shell counts: 128 and the signal's number if one ended it.
+    pub fn code(&self) -> i32 {
+        exit_code(self.status)
+    }
+
+    /// Checks the exit status.
+    ///
+    /// # Errors
+    ///
+    /// When it is another; with all that was printed.
+    pub fn expect_code(&self, code: i32) -> Result<&Self> {
+        ensure!(
+            self.code() == code,
+            "exit status {}, not {code}: {}",
+            self.code(),
+            self.said()
+        );
+        Ok(self)
+    }
+
+    /// Checks that the Guest printed a text.
+    ///
+    /// # Errors
+    ///
+    /// When it did not; with all that was printed.
+    pub fn expect_output(&self, text: &str) -> Result<&Self> {
+        ensure!(
+            self.output.contains(text),
+            "no {text:?} in what was said: {}",
+            self.said()
+        );
+        Ok(self)
+    }
+
+    /// Checks that the Launcher complained with a text, upper and lower case alike.
+    ///
+    /// # Errors
+    ///
+    /// When it did not; with all that was printed.
+    pub fn expect_error(&self, text: &str) -> Result<&Self> {
+        let found = self.errors.to_lowercase().contains(&text.to_lowercase());
+        ensure!(
+            found,
+            "no {text:?} in the Launcher's complaint: {}",
+            self.said()
+        );
+        Ok(self)
+    }
+
+    /// All that was said, for a failure's text.
+    pub fn said(&self) -> String {
+        let Self {
+            status,
+            output,
+            errors,
+        } = self;
+        format!("{status}\nthe Guest:\n{output}\nthe Launcher:\n{errors}")
+    }
+}
+
+/// An exit status as a shell counts.
+pub fn exit_code(status: ExitStatus) -> i32 {
+    status
+        .code()
+        .unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
+}

@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! What runs inside the Linux in QEMU, as its first process.
+//!
+//! It reads lines from the control channel and does what they say: run one case of [`cases`], or
+//! give the user a Guest. The library half lets the test command know the cases by name without
+//! booting anything.
+
+pub mod cases;
+pub mod device;
+pub mod guest;
+pub mod host;
+pub mod protocol;

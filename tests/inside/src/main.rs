@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! The first process of the Linux in QEMU.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt;
+use std::panic::{self, AssertUnwindSafe};
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use inside::cases::{self, Bench, Outcome};
+use inside::guest::exit_code;
+use inside::host::{self, Control, KernelLog, LAUNCHER};
+use nix::sys::termios;
+
+fn main() {
+    // Only the first process may do what follows.
+    if std::process::id() != 1 {
+        eprintln!("inside: this is /init of the tests' machine, and nothing else");
+        std::process::exit(2);
+    }
+    if let Err(error) = work() {
+        // The kernel's log is what is left when the control channel is not.
+        host::mark(&format!("{error:#}"));
+        println!("inside: {error:#}");
+    }
+    leave();
+}
+
+/// Does what the control channel says, line by line, until it ends.
+fn work() -> Result<()> {
+    host::mount_all()?;
+    let mut log = KernelLog::open()?;
+    let boot = log.new_records()?;
+    let mut bench = Bench {
+        control: Control::open()?,
+        log,
+        boot,
+    };
+    bench.control.say("ready", &host::facts())?;
+    while let Some(line) = bench.control.hear()? {
+        let mut words = line.split(' ');
+        match words.next() {
+            Some("case") => run_case(&mut bench, words.next().unwrap_or_default())?,
+            Some("guest") => {
+                let status = run_guest(words).unwrap_or_else(|error| {
+                    host::mark(&format!("{error:#}"));
+                    complain(&format!("{error:#}"));
+                    3
+                });
+                bench.control.say("exit", &status.to_string())?;
+            }
+            Some("quit") => return Ok(()),
+            _ => bail!("the control channel says {line:?}"),
+        }
+    }
+    Ok(())
+}
+
+/// Runs one case and says how it went. A panic is a failure like any other.
+fn run_case(bench: &mut Bench, name: &str) -> Result<()> {
+    host::mark(&format!("case {name}"));
+    bench.control.say("start", name)?;
+    let Some(case) = cases::find(name) else {
+        return bench.control.say("fail", "there is no such case");
+    };
+    let run = panic::catch_unwind(AssertUnwindSafe(|| case.run(bench)));
+    let outcome = run.unwrap_or_else(|_| Outcome::Fail("the case itself panicked".to_owned()));
+    match outcome {
+        Outcome::Pass => bench.control.say("pass", ""),
+        Outcome::Skip(why) => bench.control.say("skip", &why),
+        Outcome::Fail(why) => bench.control.say("fail", &why),
+    }
+}
+
+/// Gives the user a Guest: `terminal` or `pipe`, `shell` or `alone`, then the Launcher's words.
+/// Comes back with the Launcher's exit status.
+fn run_guest<'a>(mut words: impl Iterator<Item = &'a str>) -> Result<i32> {
+    let mode = words
+        .next()
+        .context("how shall the user talk to the Guest?")?;
+    let shell = words.next().context("with the Host's shell or alone?")?;
+    host::load_module()?;
+    if shell == "shell" {
+        start_shell()?;
+    }
+    let mut command = Command::new(LAUNCHER);
+    command.args(words);
+    let waits_for = match mode {
+        "terminal" => {
+            let terminal = open_terminal("/dev/hvc0")?;
+            command.stdin(terminal.try_clone()?);
+            command.stdout(terminal.try_clone()?);
+            command.stderr(terminal.try_clone()?);
+            own_terminal(&mut command);
+            Some(terminal)
+        }
+        "pipe" => {
+            let pipe = host::open_port("pipe")?;
+            command
+                .stdin(pipe.try_clone()?)
+                .stdout(pipe)
+                .stderr(host::open_port("errors")?);
+            None
+        }
+        other => bail!("no way to talk to a Guest is called {other:?}"),
+    };
+    let status = command
+        .status()
+        .context("the Launcher is not in this machine")?;
+    if let Some(terminal) = waits_for {
+        // What is still on its way to the user goes first.
+        termios::tcdrain(terminal.as_fd())?;
+    }
+    Ok(exit_code(status))
+}
+
+/// Opens a terminal without making it anybody's.
+fn open_terminal(path: &str) -> Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NOCTTY)
+        .open(path)
+        .with_context(|| format!("cannot open {path}"))
+}
+
+/// Makes a command the leader of a session of its own, with its standard input as the terminal,
+/// so that ^C and job control reach it.
+fn own_terminal(command: &mut Command) {
+    // SAFETY: Between fork and exec only two system calls are made, both of which may be made
+    // there (signal-safety(7) lists setsid; ioctl is a bare system call in glibc). No memory is
+    // allocated and no lock is taken.
+    unsafe {
+        command.pre_exec(|| {
+            nix::unistd::setsid()?;
+            if libc::ioctl(0, libc::TIOCSCTTY, 0) != 0 {
+                return Err(std::io::Error::last_os_error());
+            }
+            Ok(())
+        });
+    }
+}
+
+/// Keeps a shell of the Host on its own terminal, starting it again when it ends.
+fn start_shell() -> Result<()> {
+    let terminal = open_terminal("/dev/hvc1")?;
+    thread::spawn(move || -> Result<()> {
+        loop {
+            let mut command = Command::new("/bin/busybox");
+            command.args(["sh", "-l"]).current_dir("/");
+            command
+                .env("PATH", "/bin")
+                .env("HOME", "/")
+                .env("PS1", "host# ");
+            command
+                .stdin(terminal.try_clone()?)
+                .stdout(terminal.try_clone()?);
+            command.stderr(terminal.try_clone()?);
+            own_terminal(&mut command);
+            if let Err(error) = command.status() {
+                writeln!(&terminal, "no shell: {error}\r")?;
+                return Ok(());
+            }
+            thread::sleep(Duration::from_millis(200));
+        }
+    });
+    Ok(())
+}
+
+/// Tells the user what went wrong, wherever there may be a user.
+fn complain(text: &str) {
+    let places = [host::open_port("errors"), open_terminal("/dev/hvc0")];
+    for mut place in places.into_iter().flatten() {
+        // There is no third place to say that this failed.
+        let _ = writeln!(place, "{text}\r");
+    }
+}
+
+/// Ends the machine through QEMU's exit device.
+fn leave() -> ! {
+    // SAFETY: The process may use any port it asked for, and this one is asked for first; QEMU's
+    // isa-debug-exit listens there and ends the machine at the write. Nothing is left running.
+    unsafe {
+        if libc::ioperm(0xf4, 4, 1) == 0 {
+            std::arch::asm!("out dx, eax", in("dx") 0xf4_u16, in("eax") 0_u32);
+        }
+    }
+    // Without the port: the kernel's own way, which needs -no-reboot.
+    // SAFETY: The call takes no pointers; the first process may reboot.
+    unsafe { libc::reboot(libc::RB_AUTOBOOT) };
+    loop {
+        thread::sleep(Duration::from_secs(1));
+    }
+}

@@ -1,0 +1,428 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Boots the Linux of the tests in QEMU and gives the user a Guest in it, or runs single cases.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::io::{self, IsTerminal, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::{Args, Parser, Subcommand};
+use lguest_tests::artifacts::{self, Artifacts};
+use lguest_tests::cleanup;
+use lguest_tests::control::{Message, Verdict};
+use lguest_tests::machine::{Machine, Settings, drain};
+use lguest_tests::terminal::Raw;
+
+/// How long Linux may take to come up. It is usually there after ten seconds.
+const BOOT: Duration = Duration::from_secs(180);
+/// How long a machine may take to end.
+const END: Duration = Duration::from_secs(30);
+/// The exit status of a user who left.
+const LEFT: i32 = 130;
+
+/// The key that begins a command to this program: Ctrl-].
+const PREFIX: u8 = 0x1d;
+
+#[derive(Debug, Parser)]
+#[command(about = "Boots a Linux in QEMU, for a Guest or for single test cases")]
+struct Options {
+    #[command(subcommand)]
+    what: What,
+    /// Give the machine a processor without five-level page tables
+    #[arg(long, global = true)]
+    four_levels: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Run a Guest and talk to it
+    Run(Run),
+    /// Run test cases and print what they say
+    Case {
+        /// Their names
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+    /// Print the names of all test cases
+    List,
+}
+
+#[derive(Debug, Args)]
+struct Run {
+    /// Have the Host's shell beside the Guest
+    #[arg(long)]
+    host_shell: bool,
+    /// The Guest's memory in MiB
+    #[arg(long, default_value_t = 64)]
+    mem: u32,
+    /// The Guest's kernel: an ELF file here; without it, the one that is built
+    #[arg(long)]
+    guest: Option<PathBuf>,
+    /// The Guest's command line
+    #[arg(trailing_var_arg = true)]
+    args: Vec<String>,
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let result = match &options.what {
+        What::Run(run) => run_guest(&options, run),
+        What::Case { names } => run_cases(&options, names),
+        What::List => {
+            for case in inside::cases::CASES {
+                println!("{:24} {}", case.name, case.about);
+            }
+            Ok(0)
+        }
+    };
+    match result {
+        Ok(status) => ExitCode::from(u8::try_from(status).unwrap_or(u8::MAX)),
+        Err(error) => {
+            eprintln!("boot: {error:#}");
+            ExitCode::from(3)
+        }
+    }
+}
+
+/// Starts the machine and waits until it is up.
+fn start(options: &Options, artifacts: &Artifacts, log: PathBuf) -> Result<(Machine, String)> {
+    cleanup::watch_signals()?;
+    let mut settings = Settings::new(&artifacts.kernel, artifacts.pack()?, &log);
+    settings.five_levels = !options.four_levels;
+    let mut machine = Machine::start(&settings)?;
+    let facts = machine.wait_until_ready(BOOT)?;
+    Ok((machine, facts))
+}
+
+/// A name for the log of this run alone.
+fn log_file(what: &str) -> Result<PathBuf> {
+    Ok(artifacts::log_directory()?.join(format!("{what}-{}.log", std::process::id())))
+}
+
+/// Runs cases one after another and prints what they say.
+fn run_cases(options: &Options, names: &[String]) -> Result<i32> {
+    let artifacts = Artifacts::collect()?.with_test_guests()?;
+    let (mut machine, facts) = start(options, &artifacts, log_file("case")?)?;
+    println!("up: Linux {facts}; its log: {}", machine.log().display());
+    let mut status = 0;
+    for name in names {
+        machine.tell(&format!("case {name}"))?;
+        loop {
+            match machine.hear(Duration::from_secs(600))? {
+                Message::Start(name) => println!("case {name}"),
+                Message::Note(text) => println!("  {text}"),
+                Message::Nmi => {
+                    machine.inject_nmi()?;
+                    machine.tell("done")?;
+                }
+                Message::End(verdict, text) => {
+                    println!("{verdict:?} {name} {text}");
+                    if verdict == Verdict::Fail {
+                        status = 1;
+                    }
+                    break;
+                }
+                other => bail!("the machine says {other:?}"),
+            }
+        }
+    }
+    machine.quit(END)?;
+    Ok(status)
+}
+
+/// Runs a Guest with the user at its console; gives the exit status of its Launcher.
+fn run_guest(options: &Options, run: &Run) -> Result<i32> {
+    let mut artifacts = Artifacts::collect()?;
+    if let Some(path) = &run.guest {
+        ensure!(path.is_file(), "there is no Guest at {}", path.display());
+        artifacts.guests = vec![("guest".to_owned(), path.clone())];
+    }
+    artifacts.complete()?;
+    if run.host_shell {
+        ensure!(
+            artifacts.busybox.is_some(),
+            "no busybox for the Host's shell: `make setup`"
+        );
+    }
+    let words = run.args.join(" ");
+    ensure!(
+        !words.contains(['\n', '\r']),
+        "a Guest's command line is one line"
+    );
+
+    let terminal = io::stdin().is_terminal();
+    introduce(terminal, run.host_shell);
+    let log = log_file("run")?;
+    let (mut machine, facts) = start(options, &artifacts, log.clone())?;
+    eprintln!("Linux {facts} is up. The Guest starts.");
+    let mode = if terminal { "terminal" } else { "pipe" };
+    let shell = if run.host_shell { "shell" } else { "alone" };
+    let line = format!("guest {mode} {shell} {} /guests/guest {words}", run.mem);
+    machine.tell(line.trim_end())?;
+
+    let raw = Raw::enter()?;
+    let mut talk = Talk::new(machine, terminal, run.host_shell)?;
+    let result = talk.hold();
+    let finished = result.and_then(|status| talk.finish().map(|()| status));
+    drop(raw);
+    match &finished {
+        // 3 and 6 tell of trouble in the Host or with it; the rest is the Guest's own affair.
+        Ok(3 | 6) | Err(_) => eprintln!("The Host's log: {}", log.display()),
+        Ok(_) => fs::remove_file(&log).context("cannot remove the log")?,
+    }
+    finished
+}
+
+/// Says how long it takes and which keys leave, before anything else.
+fn introduce(terminal: bool, shell: bool) {
+    if terminal {
+        eprintln!("To leave: `poweroff` at the Guest's prompt, or three ^C within a second,");
+        eprintln!("or Ctrl-] q at any time. Ctrl-] Ctrl-] is one Ctrl-] for the Guest.");
+        if shell {
+            eprintln!("Ctrl-] s changes between the Guest and the Host's shell.");
+        }
+    }
+    eprintln!("Linux boots in QEMU; that takes about ten seconds.");
+}
+
+/// Which of two consoles the user is looking at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    Guest,
+    Shell,
+}
+
+/// Something to attend to.
+#[derive(Debug)]
+enum Event {
+    /// The user typed, or the pipe brought, bytes.
+    Input(Vec<u8>),
+    /// There will be no more.
+    InputEnd,
+    /// A console printed bytes.
+    Output(Side, Vec<u8>),
+    /// The Launcher complained, without a terminal.
+    Complaint(Vec<u8>),
+}
+
+/// The conversation between user and Guest.
+struct Talk {
+    machine: Machine,
+    events: Receiver<Event>,
+    terminal: bool,
+    shell: bool,
+    side: Side,
+    /// Whether the last key was the prefix.
+    prefixed: bool,
+    /// What the side that is not looked at has printed; the newest part of it.
+    hidden: VecDeque<u8>,
+    /// The Guest's exit status, once it is over.
+    status: Option<i32>,
+    leave: bool,
+}
+
+/// How much of a side that is not looked at is kept, in bytes.
+const HIDDEN: usize = 1 << 16;
+
+impl Talk {
+    fn new(machine: Machine, terminal: bool, shell: bool) -> Result<Self> {
+        let (sender, events) = mpsc::channel();
+        if terminal {
+            follow(machine.user.try_clone()?, sender.clone(), |b| {
+                Event::Output(Side::Guest, b)
+            });
+            follow(machine.shell.try_clone()?, sender.clone(), |b| {
+                Event::Output(Side::Shell, b)
+            });
+        } else {
+            follow(machine.pipe.try_clone()?, sender.clone(), |b| {
+                Event::Output(Side::Guest, b)
+            });
+            follow(
+                machine.errors.try_clone()?,
+                sender.clone(),
+                Event::Complaint,
+            );
+        }
+        thread::spawn(move || {
+            let end = sender.clone();
+            pump(io::stdin(), &sender, Event::Input);
+            // Nobody listens any more when the Guest is over.
+            let _ = end.send(Event::InputEnd);
+        });
+        Ok(Self {
+            machine,
+            events,
+            terminal,
+            shell,
+            side: Side::Guest,
+            prefixed: false,
+            hidden: VecDeque::new(),
+            status: None,
+            leave: false,
+        })
+    }
+
+    /// Talks until the Guest is over or the user leaves; gives the exit status.
+    fn hold(&mut self) -> Result<i32> {
+        loop {
+            match self.events.recv_timeout(Duration::from_millis(20)) {
+                Ok(event) => self.attend(event)?,
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => bail!("the channels are gone"),
+            }
+            if let Some(message) = self.machine.overhear()? {
+                self.hear(message)?;
+            }
+            match self.status {
+                _ if self.leave => return Ok(self.status.unwrap_or(LEFT)),
+                // With a shell beside it the user may go on there.
+                Some(status) if !(self.terminal && self.shell) => return Ok(status),
+                _ => {}
+            }
+        }
+    }
+
+    fn hear(&mut self, message: Message) -> Result<()> {
+        let Message::Exit(status) = message else {
+            bail!("the machine says {message:?}");
+        };
+        self.status = Some(status);
+        if self.terminal && self.shell {
+            self.announce(&format!(
+                "the Guest is over, status {status}; Ctrl-] q leaves"
+            ))?;
+            self.look_at(Side::Shell)?;
+        }
+        Ok(())
+    }
+
+    fn attend(&mut self, event: Event) -> Result<()> {
+        match event {
+            Event::Input(bytes) if self.terminal => {
+                for byte in bytes {
+                    self.key(byte)?;
+                }
+            }
+            Event::Input(bytes) => self.machine.pipe.write_all(&bytes)?,
+            // What a terminal sends for "no more", and the Guest understands.
+            Event::InputEnd if !self.terminal => self.machine.pipe.write_all(&[4])?,
+            Event::InputEnd => self.leave = true,
+            Event::Output(side, bytes) if side == self.side => print(&bytes)?,
+            Event::Output(_, bytes) => {
+                self.hidden.extend(bytes);
+                let surplus = self.hidden.len().saturating_sub(HIDDEN);
+                self.hidden.drain(..surplus);
+            }
+            Event::Complaint(bytes) => io::stderr().write_all(&bytes)?,
+        }
+        Ok(())
+    }
+
+    /// One key of the user's.
+    fn key(&mut self, byte: u8) -> Result<()> {
+        if !self.prefixed && byte == PREFIX {
+            self.prefixed = true;
+            return Ok(());
+        }
+        if self.prefixed {
+            self.prefixed = false;
+            match byte {
+                b'q' | b'Q' => self.leave = true,
+                b's' | b'S' if self.shell && self.side == Side::Guest => {
+                    self.look_at(Side::Shell)?;
+                }
+                b's' | b'S' if self.shell => self.look_at(Side::Guest)?,
+                PREFIX => self.pass(byte)?,
+                _ => {}
+            }
+            return Ok(());
+        }
+        self.pass(byte)
+    }
+
+    /// Hands a key on to the side that is looked at.
+    fn pass(&mut self, byte: u8) -> Result<()> {
+        match self.side {
+            Side::Guest if self.status.is_none() => self.machine.user.write_all(&[byte])?,
+            Side::Guest => {}
+            Side::Shell => self.machine.shell.write_all(&[byte])?,
+        }
+        Ok(())
+    }
+
+    /// Looks at a side and shows what it has printed meanwhile.
+    fn look_at(&mut self, side: Side) -> Result<()> {
+        if self.side == side {
+            return Ok(());
+        }
+        self.side = side;
+        self.announce(match side {
+            Side::Guest => "the Guest; Ctrl-] s for the Host's shell",
+            Side::Shell => "the Host's shell; Ctrl-] s for the Guest",
+        })?;
+        let hidden: Vec<u8> = self.hidden.drain(..).collect();
+        print(&hidden)
+    }
+
+    /// Says something of our own between the lines.
+    fn announce(&self, text: &str) -> Result<()> {
+        print(format!("\r\n[{text}]\r\n").as_bytes())
+    }
+
+    /// Ends the machine and prints what was still on its way.
+    fn finish(self) -> Result<()> {
+        let Self {
+            machine,
+            events,
+            terminal,
+            side,
+            leave,
+            ..
+        } = self;
+        let rest = [&machine.user, &machine.pipe].map(UnixStream::try_clone);
+        machine.quit(END)?;
+        // The followers end with the machine, so this loop does too, but for the thread that
+        // still waits for the user's keys.
+        while let Ok(event) = events.recv_timeout(Duration::from_millis(200)) {
+            match event {
+                Event::Output(from, bytes) if from == side && !leave => print(&bytes)?,
+                Event::Complaint(bytes) => io::stderr().write_all(&bytes)?,
+                _ => {}
+            }
+        }
+        let [user, pipe] = rest;
+        print(&drain(&mut if terminal { user } else { pipe }?)?)
+    }
+}
+
+/// Prints at once.
+fn print(bytes: &[u8]) -> Result<()> {
+    let mut output = io::stdout().lock();
+    output
+        .write_all(bytes)
+        .and_then(|()| output.flush())
+        .context("nobody reads the output")
+}
+
+/// Turns what a channel brings into events, in a thread of its own.
+fn follow(stream: UnixStream, to: Sender<Event>, event: fn(Vec<u8>) -> Event) {
+    thread::spawn(move || pump(stream, &to, event));
+}
+
+/// Reads until the end of a stream.
+fn pump(mut stream: impl Read, to: &Sender<Event>, event: fn(Vec<u8>) -> Event) {
+    let mut buffer = [0; 4096];
+    while let Ok(n) = stream.read(&mut buffer) {
+        if n == 0 || to.send(event(buffer[..n].to_vec())).is_err() {
+            return;
+        }
+    }
+}

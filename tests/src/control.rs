@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! The channel between a test command and the program inside the machine.
+//!
+//! Both send lines. What the program inside may say is [`Message`]; what it is asked is one of
+//! `case NAME`, `guest MODE ...`, `done`, and `quit`.
+
+use inside::protocol::unescape;
+
+/// One line from inside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// The machine is up. The text says which kernel, and how many levels its tables have.
+    Ready(String),
+    /// A case has begun.
+    Start(String),
+    /// A case remarks something for its log.
+    Note(String),
+    /// A case is over.
+    End(Verdict, String),
+    /// An NMI is wanted on every CPU; inside waits for `done`.
+    Nmi,
+    /// The Guest that the user was talking to is over; its exit status.
+    Exit(i32),
+    /// Anything else: something inside is broken.
+    Unknown(String),
+}
+
+/// How a case went, as the program inside sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// As it should.
+    Pass,
+    /// Not so; the text says what.
+    Fail,
+    /// It could not be tried; the text says why.
+    Skip,
+}
+
+impl Message {
+    /// The meaning of one line.
+    pub fn parse(line: &str) -> Self {
+        let line = line.trim_end();
+        let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
+        match word {
+            "ready" => Self::Ready(rest.to_owned()),
+            "start" => Self::Start(rest.to_owned()),
+            "note" => Self::Note(unescape(rest)),
+            "pass" => Self::End(Verdict::Pass, unescape(rest)),
+            "fail" => Self::End(Verdict::Fail, unescape(rest)),
+            "skip" => Self::End(Verdict::Skip, unescape(rest)),
+            "nmi" => Self::Nmi,
+            "exit" => match rest.parse() {
+                Ok(status) => Self::Exit(status),
+                Err(_) => Self::Unknown(line.to_owned()),
+            },
+            _ => Self::Unknown(line.to_owned()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use inside::protocol::escape;
+
+    #[test]
+    fn what_inside_says_is_understood() {
+        assert_eq!(
+            Message::parse("ready 7.3.4 5\r\n"),
+            Message::Ready("7.3.4 5".into())
+        );
+        assert_eq!(
+            Message::parse("pass"),
+            Message::End(Verdict::Pass, String::new())
+        );
+        assert_eq!(Message::parse("exit 3"), Message::Exit(3));
+        assert_eq!(Message::parse("exit x"), Message::Unknown("exit x".into()));
+        assert_eq!(Message::parse(""), Message::Unknown(String::new()));
+    }
+
+    #[test]
+    fn a_text_of_several_lines_survives() {
+        let text = "one\ntwo \\ three\r\n\tfour\u{1b}";
+        let line = format!("fail {}", escape(text));
+        assert!(!line.contains('\n'));
+        assert_eq!(
+            Message::parse(&line),
+            Message::End(Verdict::Fail, text.into())
+        );
+    }
+}

@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! What the test command and `make run` share: a Linux in QEMU that can be talked to.
+//!
+//! [`artifacts`] finds or builds what goes into the machine, [`initramfs`] packs it, [`machine`]
+//! starts QEMU and holds its channels, [`control`] speaks with the program inside, and
+//! [`terminal`] puts the user's terminal into raw mode and back.
+
+pub mod artifacts;
+pub mod cleanup;
+pub mod control;
+pub mod counts;
+pub mod initramfs;
+pub mod machine;
+pub mod sample;
+pub mod terminal;

@@ -1,0 +1,434 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! QEMU with a Linux in it, and the channels that lead inside.
+//!
+//! Every channel is a Unix socket in a folder of this run's own, so any number of machines can
+//! run side by side. This side listens before QEMU starts and QEMU connects: nobody polls for a
+//! file to appear.
+//!
+//! | channel | inside | carries |
+//! |---|---|---|
+//! | log | `/dev/ttyS0` | the kernel's messages, into a file |
+//! | user | `/dev/hvc0` | the user's terminal |
+//! | shell | `/dev/hvc1` | the Host's shell |
+//! | control | a port of that name | lines, see [`crate::control`] |
+//! | pipe, errors | ports of these names | a Guest's console and its Launcher's complaints, when there is no terminal |
+//! | qmp | nothing | QEMU's own control, for NMIs |
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::cleanup;
+use crate::control::Message;
+
+/// What kind of machine is wanted.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The kernel image.
+    pub kernel: PathBuf,
+    /// The bytes of its first file system.
+    pub initramfs: Vec<u8>,
+    /// Its memory in MiB.
+    pub memory_mib: u32,
+    /// Whether the processor offers page tables of five levels.
+    pub five_levels: bool,
+    /// Whether to count instructions: time then passes by the instruction, on one thread.
+    pub count_instructions: bool,
+    /// Where the kernel's messages go.
+    pub log: PathBuf,
+}
+
+impl Settings {
+    /// The usual machine: 1 GiB, two CPUs, five levels.
+    pub fn new(kernel: &Path, initramfs: Vec<u8>, log: &Path) -> Self {
+        Self {
+            kernel: kernel.to_path_buf(),
+            initramfs,
+            memory_mib: 1024,
+            five_levels: true,
+            count_instructions: false,
+            log: log.to_path_buf(),
+        }
+    }
+}
+
+/// The channels by name, and whether each is a terminal inside.
+const CHANNELS: [(&str, bool); 5] = [
+    ("user", true),
+    ("shell", true),
+    ("control", false),
+    ("pipe", false),
+    ("errors", false),
+];
+
+/// A running machine. Dropping it ends it.
+#[derive(Debug)]
+pub struct Machine {
+    child: Child,
+    // Holds the sockets; removed with the machine.
+    folder: TempDir,
+    log: PathBuf,
+    complaints: PathBuf,
+    /// The user's terminal, `/dev/hvc0` inside.
+    pub user: UnixStream,
+    /// The Host's shell, `/dev/hvc1` inside.
+    pub shell: UnixStream,
+    /// A Guest's console without a terminal.
+    pub pipe: UnixStream,
+    /// What the Launcher complains of, without a terminal.
+    pub errors: UnixStream,
+    control: UnixStream,
+    messages: Receiver<Message>,
+    qmp: Qmp,
+}
+
+impl Machine {
+    /// Starts QEMU and connects the channels. The Linux inside is then about to boot.
+    ///
+    /// # Errors
+    ///
+    /// When QEMU is missing, or ends before it has connected, with what it said.
+    pub fn start(settings: &Settings) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("lguest-").tempdir()?;
+        cleanup::note_folder(folder.path());
+        let at = |name: &str| folder.path().join(name);
+        fs::write(at("initramfs"), &settings.initramfs)?;
+        let mut listeners = Vec::new();
+        for (name, _) in CHANNELS {
+            listeners.push(UnixListener::bind(at(name))?);
+        }
+        let qmp_listener = UnixListener::bind(at("qmp"))?;
+
+        let complaints = settings.log.with_extension("qemu");
+        let mut command = command(settings, folder.path());
+        // SAFETY: The one system call made between fork and exec takes no pointers, and neither
+        // allocates nor locks.
+        unsafe {
+            command.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?));
+        }
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(&complaints)?)
+            .spawn()
+            .context("cannot start qemu-system-x86_64: is it installed?")?;
+
+        let mut accept = |listener: &UnixListener| {
+            let accepted = accept_from(listener, &mut child);
+            accepted.with_context(|| fs::read_to_string(&complaints).unwrap_or_default())
+        };
+        let mut streams = Vec::new();
+        for listener in &listeners {
+            streams.push(accept(listener)?);
+        }
+        let qmp = Qmp::new(accept(&qmp_listener)?)?;
+        let Ok([user, shell, control, pipe, errors]) = <[UnixStream; 5]>::try_from(streams) else {
+            unreachable!("one stream for each of five channels");
+        };
+        let messages = read_messages(control.try_clone()?);
+        Ok(Self {
+            child,
+            folder,
+            log: settings.log.clone(),
+            complaints,
+            user,
+            shell,
+            pipe,
+            errors,
+            control,
+            messages,
+            qmp,
+        })
+    }
+
+    /// Sends one line to the program inside.
+    ///
+    /// # Errors
+    ///
+    /// When the machine is gone.
+    pub fn tell(&mut self, line: &str) -> Result<()> {
+        writeln!(self.control, "{line}").context("the machine is gone")
+    }
+
+    /// Waits for the next line from inside.
+    ///
+    /// # Errors
+    ///
+    /// When none comes in time, or the machine has ended.
+    pub fn hear(&mut self, patience: Duration) -> Result<Message> {
+        match self.messages.recv_timeout(patience) {
+            Ok(message) => Ok(message),
+            Err(RecvTimeoutError::Timeout) => {
+                bail!(
+                    "nothing was heard from the machine for {} seconds",
+                    patience.as_secs()
+                )
+            }
+            Err(RecvTimeoutError::Disconnected) => Err(self.death()),
+        }
+    }
+
+    /// The next line from inside, if one is there already.
+    ///
+    /// # Errors
+    ///
+    /// When the machine has ended.
+    pub fn overhear(&mut self) -> Result<Option<Message>> {
+        match self.messages.try_recv() {
+            Ok(message) => Ok(Some(message)),
+            Err(mpsc::TryRecvError::Empty) => Ok(None),
+            Err(mpsc::TryRecvError::Disconnected) => Err(self.death()),
+        }
+    }
+
+    /// Waits until the program inside says that the machine is up; gives what it says.
+    ///
+    /// # Errors
+    ///
+    /// When it does not come up.
+    pub fn wait_until_ready(&mut self, patience: Duration) -> Result<String> {
+        match self.hear(patience).context("Linux did not come up")? {
+            Message::Ready(facts) => Ok(facts),
+            other => bail!("the machine began with {other:?}"),
+        }
+    }
+
+    /// Injects an NMI on every CPU.
+    ///
+    /// # Errors
+    ///
+    /// When QEMU refuses.
+    pub fn inject_nmi(&mut self) -> Result<()> {
+        self.qmp.execute("inject-nmi")
+    }
+
+    /// Asks the program inside to end the machine, and waits until it has.
+    ///
+    /// # Errors
+    ///
+    /// When it does not end in time.
+    pub fn quit(mut self, patience: Duration) -> Result<ExitStatus> {
+        // If it is gone already the waiting below finds that out.
+        let _ = self.tell("quit");
+        let end = Instant::now() + patience;
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            if Instant::now() > end {
+                bail!(
+                    "the machine did not end within {} seconds",
+                    patience.as_secs()
+                );
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// The file with the kernel's messages.
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+
+    /// An error that says how QEMU ended.
+    fn death(&mut self) -> anyhow::Error {
+        let end = Instant::now() + Duration::from_secs(2);
+        let status = loop {
+            match self.child.try_wait() {
+                Ok(Some(status)) => break format!(" ({status})"),
+                _ if Instant::now() > end => break String::new(),
+                _ => thread::sleep(Duration::from_millis(20)),
+            }
+        };
+        let complaints = fs::read_to_string(&self.complaints).unwrap_or_default();
+        let log = self.log.display();
+        anyhow!("the machine ended{status}; the kernel's last words are in {log}\n{complaints}")
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        // Either may fail only because it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        cleanup::forget_folder(self.folder.path());
+        if fs::metadata(&self.complaints).is_ok_and(|file| file.len() == 0) {
+            let _ = fs::remove_file(&self.complaints);
+        }
+    }
+}
+
+/// The command line of QEMU.
+fn command(settings: &Settings, folder: &Path) -> Command {
+    let at = |name: &str| folder.join(name).display().to_string();
+    let mut command = Command::new("qemu-system-x86_64");
+    let cpu = if settings.five_levels {
+        "max"
+    } else {
+        "max,la57=off"
+    };
+    if settings.count_instructions {
+        command.args([
+            "-accel",
+            "tcg,thread=single",
+            "-icount",
+            "shift=0,sleep=off",
+        ]);
+    } else {
+        command.args(["-accel", "tcg"]);
+    }
+    command.args([
+        "-cpu",
+        cpu,
+        "-smp",
+        "2",
+        "-m",
+        &format!("{}M", settings.memory_mib),
+    ]);
+    command.args([
+        "-nodefaults",
+        "-no-user-config",
+        "-display",
+        "none",
+        "-no-reboot",
+    ]);
+    command.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
+    command.args([
+        "-chardev",
+        &format!("file,id=log,path={}", settings.log.display()),
+    ]);
+    command.args(["-serial", "chardev:log"]);
+    command.args(["-device", "virtio-serial-pci"]);
+    for (name, terminal) in CHANNELS {
+        let device = if terminal {
+            "virtconsole"
+        } else {
+            "virtserialport"
+        };
+        command.args(["-chardev", &format!("socket,id={name},path={}", at(name))]);
+        command.args([
+            "-device",
+            &format!("{device},chardev={name},name=lguest.{name}"),
+        ]);
+    }
+    command.args(["-chardev", &format!("socket,id=qmp,path={}", at("qmp"))]);
+    command.args(["-mon", "chardev=qmp,mode=control"]);
+    command
+        .arg("-kernel")
+        .arg(&settings.kernel)
+        .arg("-initrd")
+        .arg(folder.join("initramfs"));
+    // A Host that panics ends the machine at once, and that fails the case.
+    command.args([
+        "-append",
+        "console=ttyS0 loglevel=7 panic=-1 oops=panic rdinit=/init",
+    ]);
+    command
+}
+
+/// Waits for QEMU to connect, or to end.
+fn accept_from(listener: &UnixListener, child: &mut Child) -> Result<UnixStream> {
+    listener.set_nonblocking(true)?;
+    let end = Instant::now() + Duration::from_secs(60);
+    loop {
+        match listener.accept() {
+            Ok((stream, _)) => {
+                stream.set_nonblocking(false)?;
+                return Ok(stream);
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error.into()),
+        }
+        if let Some(status) = child.try_wait()? {
+            bail!("QEMU ended at once ({status})");
+        }
+        if Instant::now() > end {
+            bail!("QEMU did not connect within a minute");
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Reads lines in a thread of their own. The receiver is disconnected when the machine ends.
+fn read_messages(stream: UnixStream) -> Receiver<Message> {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        for line in BufReader::new(stream).lines() {
+            let Ok(line) = line else { break };
+            if sender.send(Message::parse(&line)).is_err() {
+                break;
+            }
+        }
+    });
+    receiver
+}
+
+/// QEMU's machine protocol: a JSON object a line, each way.
+#[derive(Debug)]
+struct Qmp {
+    reader: BufReader<UnixStream>,
+    writer: UnixStream,
+}
+
+impl Qmp {
+    fn new(stream: UnixStream) -> Result<Self> {
+        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+        let mut qmp = Self {
+            reader: BufReader::new(stream.try_clone()?),
+            writer: stream,
+        };
+        let greeting = qmp.line()?;
+        if greeting.get("QMP").is_none() {
+            bail!("QEMU greets with {greeting}");
+        }
+        qmp.execute("qmp_capabilities")?;
+        Ok(qmp)
+    }
+
+    /// Runs one command without arguments, passing over events.
+    fn execute(&mut self, command: &str) -> Result<()> {
+        writeln!(self.writer, "{}", serde_json::json!({ "execute": command }))?;
+        loop {
+            let answer = self.line()?;
+            if answer.get("return").is_some() {
+                return Ok(());
+            }
+            if let Some(error) = answer.get("error") {
+                bail!("QEMU refuses {command}: {error}");
+            }
+        }
+    }
+
+    fn line(&mut self) -> Result<Value> {
+        let mut line = String::new();
+        self.reader
+            .read_line(&mut line)
+            .context("QEMU does not answer")?;
+        serde_json::from_str(&line).with_context(|| format!("QEMU answers {line:?}"))
+    }
+}
+
+/// Reads what is left in a channel after the machine has ended.
+///
+/// # Errors
+///
+/// When reading fails.
+pub fn drain(stream: &mut UnixStream) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    stream.set_nonblocking(false)?;
+    stream.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
