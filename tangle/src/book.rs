@@ -497,7 +497,8 @@ impl Builder {
         let mut found = Vec::new();
         for chunk in &book.chunks {
             let Target::Chunk(name) = &chunk.target else { continue };
-            if !chunk.uses.is_empty() {
+            // Nothing can refer to a name that is none, and that was said already.
+            if !chunk.uses.is_empty() || !parse::is_name(name) {
                 continue;
             }
             let first = book.part(chunk.parts[0]);
@@ -516,11 +517,14 @@ impl Builder {
             for (index, line) in part.block.lines.iter().enumerate() {
                 if line.kind == LineKind::Text && source.text[line.span.clone()].contains(&wanted) {
                     let number = part.block.fence_line as usize + 1 + index;
+                    let language = match part.block.language.as_str() {
+                        "" => "none",
+                        language => language,
+                    };
                     return Some(format!(
-                        "`{wanted}` at {}:{number} is no reference: it stands alone in a comment \
-                         of the block's language ({})",
+                        "`{wanted}` at {}:{number} does not count: a reference stands alone on \
+                         its line, in a comment of the block's language (here {language})",
                         source.path,
-                        if part.block.language.is_empty() { "none" } else { &part.block.language },
                     ));
                 }
             }

@@ -2,7 +2,7 @@
 
 //! Which files make the book: `book.toml`, `SUMMARY.md`, the chapters in its order.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
@@ -128,8 +128,8 @@ impl Input {
         Some(src)
     }
 
-    fn read_chapters(&mut self, src: &str, summary: SourceId) -> HashMap<String, ()> {
-        let mut listed: HashMap<String, ()> = HashMap::new();
+    fn read_chapters(&mut self, src: &str, summary: SourceId) -> HashSet<String> {
+        let mut listed: HashSet<String> = HashSet::new();
         let links = links(&self.sources[summary.0 as usize]);
         for (target, span) in links {
             let at = Place { source: summary, span };
@@ -137,7 +137,7 @@ impl Input {
                 self.findings.push(Finding::error(Problem::ChapterOutside(target), at));
                 continue;
             };
-            if listed.insert(path.clone(), ()).is_some() {
+            if !listed.insert(path.clone()) {
                 self.findings.push(Finding::error(Problem::ChapterTwice(path), at));
                 continue;
             }
@@ -157,7 +157,7 @@ impl Input {
     }
 
     /// Markdown files below the chapters' folder that `SUMMARY.md` does not list, sorted by path.
-    fn read_unlisted(&mut self, src: &str, listed: &HashMap<String, ()>) {
+    fn read_unlisted(&mut self, src: &str, listed: &HashSet<String>) {
         let mut found = Vec::new();
         let mut folders = vec![src.to_owned()];
         while let Some(folder) = folders.pop() {
@@ -170,7 +170,7 @@ impl Input {
                     folders.push(path);
                 } else if kind.is_file()
                     && name.ends_with(".md")
-                    && !listed.contains_key(&path)
+                    && !listed.contains(&path)
                     && path != join(src, "SUMMARY.md")
                 {
                     found.push(path);

@@ -103,6 +103,10 @@ fn done(result: io::Result<()>) -> ExitCode {
     }
 }
 
+fn count(n: usize, word: &str) -> String {
+    format!("{n} {word}{}", if n == 1 { "" } else { "s" })
+}
+
 fn say(line: &str) {
     let _ = writeln!(io::stdout(), "{line}");
 }
@@ -122,12 +126,11 @@ fn tangle(root: &Path, args: &TangleArgs) -> ExitCode {
         eprintln!("tangle: {path} was not tangle's; a copy is {copy}");
     }
     if !args.quiet {
+        let files = count(report.files, "file");
         let line = match (report.written.len(), report.removed.len()) {
-            (0, 0) => format!("tangle: {} files, nothing changed", report.files),
-            (written, 0) => format!("tangle: {} files, {written} written", report.files),
-            (written, removed) => {
-                format!("tangle: {} files, {written} written, {removed} removed", report.files)
-            }
+            (0, 0) => format!("tangle: {files}, nothing changed"),
+            (written, 0) => format!("tangle: {files}, {written} written"),
+            (written, removed) => format!("tangle: {files}, {written} written, {removed} removed"),
         };
         say(&line);
     }
@@ -142,11 +145,11 @@ fn run_check(root: &Path, quiet: bool, json: bool) -> ExitCode {
             say(&serde_json::to_string(&audit).unwrap_or_default());
         } else if !quiet {
             say(&format!(
-                "tangle: {} lines in {} files from {} blocks: {} shown, {} hidden with a reason, \
-                 {} hidden without",
+                "tangle: {} lines in {} from {}: {} shown, {} hidden with a reason, {} hidden \
+                 without",
                 audit.lines,
-                audit.files,
-                audit.blocks,
+                count(audit.files, "file"),
+                count(audit.blocks, "block"),
                 audit.shown,
                 audit.hidden,
                 audit.unexplained
@@ -261,7 +264,6 @@ fn print_findings(findings: &[Finding], sources: &[Source], consequence: &str) {
     eprint!("{}", problem::render(findings, sources, look));
     let errors = findings.iter().filter(|finding| finding.is_error()).count();
     let warnings = findings.len() - errors;
-    let count = |n: usize, word: &str| format!("{n} {word}{}", if n == 1 { "" } else { "s" });
     let said: Vec<String> = [(errors, "error"), (warnings, "warning")]
         .into_iter()
         .filter(|&(n, _)| n > 0)

@@ -358,7 +358,7 @@ impl Problem {
             Self::NotInSummary(_) => "list it in SUMMARY.md, or take the tags off its blocks".into(),
             Self::InvalidUtf8 => "save the chapter as UTF-8".into(),
             Self::LoneCr => "lines end with LF or with CR LF".into(),
-            Self::Unclosed { fence } => format!("close it with a line `{fence}`"),
+            Self::Unclosed { fence } => format!("close it with a line that holds only {fence}"),
             Self::UnknownTag { word, nearest } if word.starts_with("hidden") => {
                 debug_assert!(nearest.is_some());
                 "write `hide`: mdBook has a CSS class `hidden`, which takes the block off the page".into()
@@ -569,14 +569,20 @@ impl<'a> Rendered<'a> {
         let mut labels = Vec::new();
         let mut related = Vec::new();
         if let Some((at, source)) = place {
-            labels.push(labelled(source, at, finding.problem.label()));
+            let label = labelled(source, at, finding.problem.label());
+            let (text, span) = (label.label().map(str::to_owned), *label.inner());
+            labels.push(LabeledSpan::new_primary_with_span(text, span));
         }
         for (also, what) in &finding.also {
             let source = &sources[also.source.0 as usize];
-            let near = place.filter(|(at, _)| at.source == also.source);
-            if let Some((at, _)) = near
-                && source.line_of(at.span.start).abs_diff(source.line_of(also.span.start)) < 12
-            {
+            // A later place in the same file nearby is marked in the same snippet; the snippet's
+            // head names the place of the finding itself.
+            let near = place.is_some_and(|(at, _)| {
+                let lines =
+                    source.line_of(also.span.start).checked_sub(source.line_of(at.span.start));
+                at.source == also.source && lines.is_some_and(|lines| lines < 12)
+            });
+            if near {
                 labels.push(labelled(source, also, what));
                 continue;
             }

@@ -37,7 +37,7 @@ fn a_good_book_passes_and_is_counted() {
     assert_eq!((ran.status, ran.err.as_str()), (0, ""));
     assert_eq!(
         ran.out,
-        "tangle: 4 lines in 1 files from 3 blocks: 3 shown, 1 hidden with a reason, \
+        "tangle: 4 lines in 1 file from 3 blocks: 3 shown, 1 hidden with a reason, \
          0 hidden without\n"
     );
     assert_eq!(project.run(&["check", "-q"]).out, "");

@@ -35,7 +35,7 @@ impl Project {
     /// Writes SUMMARY.md.
     pub fn list(&self, names: &[&str]) {
         let lines: String = names.iter().map(|name| format!("- [{name}]({name})\n")).collect();
-        self.put("book/SUMMARY.md", &format!("# Summary\n\n{lines}"));
+        self.put("book/SUMMARY.md", format!("# Summary\n\n{lines}"));
     }
 
     pub fn root(&self) -> PathBuf {

@@ -118,7 +118,7 @@ fn defect_09_a_stale_output_is_removed() {
     let project = Project::one(&fence("rust,ignore,file:old/deep/a.rs", "fn f() {}\n"));
     project.tangle();
     project.put("book/a.md", fence("rust,ignore,file:new/a.rs", "fn f() {}\n"));
-    assert_eq!(project.tangle(), "tangle: 1 files, 1 written, 1 removed\n");
+    assert_eq!(project.tangle(), "tangle: 1 file, 1 written, 1 removed\n");
     assert!(!project.has("old"), "the folders go with their last file");
     assert_eq!(project.get("new/a.rs"), "fn f() {}\n");
 }

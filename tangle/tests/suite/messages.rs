@@ -10,7 +10,9 @@ use crate::syntax::build;
 /// The messages of a book.
 fn messages(chapters: &[(&str, &str)]) -> String {
     let book = build(chapters);
-    render(book.findings(), book.sources(), Look::default())
+    // Control characters made visible, so that a snapshot is text.
+    let said = render(book.findings(), book.sources(), Look::default());
+    said.replace('\0', "\u{2400}").replace('\r', "\u{240d}")
 }
 
 macro_rules! message {

@@ -45,8 +45,8 @@ fn an_edit_that_the_chapter_caught_up_with_is_no_conflict() {
     project.tangle();
     project.put("out/a", "one\nTWO\nthree\n");
     project.put("book/a.md", CHAPTER.replace("two", "TWO"));
-    assert_eq!(project.tangle(), "tangle: 1 files, nothing changed\n");
-    assert_eq!(project.tangle(), "tangle: 1 files, nothing changed\n");
+    assert_eq!(project.tangle(), "tangle: 1 file, nothing changed\n");
+    assert_eq!(project.tangle(), "tangle: 1 file, nothing changed\n");
 }
 
 #[test]
@@ -75,9 +75,9 @@ fn a_foreign_file_is_not_overwritten() {
 fn a_foreign_file_with_the_same_text_is_taken_over() {
     let project = Project::one(CHAPTER);
     project.put("out/a", "one\ntwo\nthree\n");
-    assert_eq!(project.tangle(), "tangle: 1 files, nothing changed\n");
+    assert_eq!(project.tangle(), "tangle: 1 file, nothing changed\n");
     project.put("book/a.md", CHAPTER.replace("two", "TWO"));
-    assert_eq!(project.tangle(), "tangle: 1 files, 1 written\n");
+    assert_eq!(project.tangle(), "tangle: 1 file, 1 written\n");
 }
 
 #[test]
@@ -126,9 +126,9 @@ fn a_deleted_output_comes_back() {
     let project = Project::one(CHAPTER);
     project.tangle();
     fs::remove_file(project.path("out/a")).expect("removed");
-    assert_eq!(project.tangle(), "tangle: 1 files, 1 written\n");
+    assert_eq!(project.tangle(), "tangle: 1 file, 1 written\n");
     fs::remove_dir_all(project.path(".tangle")).expect("removed");
-    assert_eq!(project.tangle(), "tangle: 1 files, nothing changed\n");
+    assert_eq!(project.tangle(), "tangle: 1 file, nothing changed\n");
 }
 
 #[test]
@@ -136,10 +136,10 @@ fn a_stale_file_gives_way_to_a_folder_and_back() {
     let project = Project::one(&fence("text,file:out/a", "1\n"));
     project.tangle();
     project.put("book/a.md", fence("text,file:out/a/b", "2\n"));
-    assert_eq!(project.tangle(), "tangle: 1 files, 1 written, 1 removed\n");
+    assert_eq!(project.tangle(), "tangle: 1 file, 1 written, 1 removed\n");
     assert_eq!(project.get("out/a/b"), "2\n");
     project.put("book/a.md", fence("text,file:out/a", "3\n"));
-    assert_eq!(project.tangle(), "tangle: 1 files, 1 written, 1 removed\n");
+    assert_eq!(project.tangle(), "tangle: 1 file, 1 written, 1 removed\n");
     assert_eq!(project.get("out/a"), "3\n");
 }
 

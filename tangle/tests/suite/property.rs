@@ -182,7 +182,7 @@ fn outputs(book: &Book) -> impl Iterator<Item = (OutputId, &tangle::Output)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
     #[test]
     fn a_tree_is_what_the_oracle_says(chunks in tree()) {
