@@ -230,24 +230,30 @@ fn rustfmt_one(book: &Book, id: OutputId) -> Vec<Finding> {
     }
     let formatted = String::from_utf8_lossy(&done.stdout);
     let diff = TextDiff::from_lines(text, &*formatted);
+    let old: Vec<&str> = text.lines().collect();
     let new: Vec<&str> = formatted.lines().collect();
     diff.grouped_ops(0)
         .iter()
         .filter_map(|group| {
             let (first, last) = (group.first()?, group.last()?);
             let line = u32::try_from(first.old_range().start + 1).ok()?;
-            let lines = &new[first.new_range().start..last.new_range().end];
-            let mut instead: String =
-                lines.iter().take(8).flat_map(|line| ["  ", line, "\n"]).collect();
-            match lines.len() {
-                0 => instead.push_str("  nothing here"),
-                9.. => instead.push_str("  ..."),
-                _ => instead.truncate(instead.trim_end().len()),
-            }
+            let ours = &old[first.old_range().start..last.old_range().end];
+            let theirs = &new[first.new_range().start..last.new_range().end];
+            let instead = [listed('-', ours), listed('+', theirs)].concat();
+            let instead = instead.trim_end().to_owned();
             let problem = Problem::NotFormatted { path: output.path.clone(), line, instead };
             Some(Finding { at: at(line), ..Finding::nowhere(problem) })
         })
         .collect()
+}
+
+/// Lines of one side of a difference, not too many.
+fn listed(sign: char, lines: &[&str]) -> String {
+    let mut out: String = lines.iter().take(8).map(|line| format!("{sign}{line}\n")).collect();
+    if lines.len() > 8 {
+        out.push_str("  ...\n");
+    }
+    out
 }
 
 fn run_rustfmt(text: &str) -> std::io::Result<std::process::Output> {

@@ -251,7 +251,7 @@ pub enum Problem {
         path: String,
         /// Its first line that differs, from 1.
         line: u32,
-        /// What rustfmt makes of it.
+        /// The difference, with `-` before our lines and `+` before rustfmt's.
         instead: String,
     },
     /// rustfmt cannot read it.
@@ -443,7 +443,7 @@ impl Problem {
             Self::NoWhy => "write `<!-- why: ... -->` before the block; the audit page prints it".into(),
             Self::TooLong(_) => "a block has at most 30 lines: split it where the prose can say why".into(),
             Self::TooWide(_) => "the page shows 72 columns".into(),
-            Self::NotFormatted { instead, .. } => format!("rustfmt writes\n{instead}"),
+            Self::NotFormatted { instead, .. } => format!("rustfmt would change\n{instead}"),
             Self::NotParsed { .. } => "every .rs file must parse as it is tangled".into(),
             Self::OutOfDate { .. } => "run `tangle`".into(),
         };
