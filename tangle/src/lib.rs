@@ -17,6 +17,7 @@ pub mod parse;
 pub mod problem;
 pub mod source;
 mod target;
+pub mod weave;
 pub mod write;
 
 pub use book::{Book, Chunk, ChunkId, Origin, OutputId, Part, PartId, RefId, Reference};

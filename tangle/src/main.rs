@@ -12,7 +12,7 @@ use tangle::locate::{self, Answer, Query};
 use tangle::map::Map;
 use tangle::problem::{self, Look};
 use tangle::write::{self, Options};
-use tangle::{Book, Finding, Source, check, config};
+use tangle::{Book, Finding, Source, check, config, weave};
 
 /// Takes the code out of the chapters of a book, and finds its way back.
 #[derive(Parser)]
@@ -64,10 +64,28 @@ enum Cmd {
     },
     /// Copy standard input to standard output, with places in generated files as places in chapters
     Filter,
+    /// Put captions, links and indexes into the book: mdBook runs this, see book.toml
+    Weave {
+        #[command(subcommand)]
+        question: Option<Question>,
+    },
+}
+
+#[derive(Subcommand)]
+enum Question {
+    /// Whether books for a renderer can be woven, as the exit status
+    Supports {
+        /// The renderer's name
+        renderer: String,
+    },
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    // mdBook says where the book is.
+    if let Some(Cmd::Weave { question }) = &cli.command {
+        return run_weave(question.as_ref());
+    }
     let given = cli.root.is_some();
     let Some(root) = root(cli.root) else {
         if matches!(cli.command, Some(Cmd::Filter)) && !given {
@@ -89,6 +107,7 @@ fn main() -> ExitCode {
         Some(Cmd::Check { quiet, json }) => run_check(&root, quiet, json),
         Some(Cmd::Locate { places, json }) => run_locate(&root, &places, json),
         Some(Cmd::Filter) => done(run_filter(&root)),
+        Some(Cmd::Weave { question }) => run_weave(question.as_ref()),
     }
 }
 
@@ -215,6 +234,23 @@ fn no_line(root: &Path, path: &str, line: u32) -> String {
     });
     let what = defined.unwrap_or_else(|| "is in no other file".to_owned());
     format!("tangle: line {line} of {path} {what}")
+}
+
+fn run_weave(question: Option<&Question>) -> ExitCode {
+    if let Some(Question::Supports { renderer }) = question {
+        return if weave::supports(renderer) { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
+    match weave::run(io::stdin().lock(), io::stdout().lock()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(weave::Failure::Book { findings, sources }) => {
+            print_findings(&findings, &sources, "; the book cannot be woven");
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("tangle: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn run_filter(root: &Path) -> io::Result<()> {

@@ -187,11 +187,11 @@ impl Chapter<'_> {
             self.error(Problem::InvalidUtf8, at..at + len);
         }
         let bytes = self.source.text.as_bytes();
-        if let Some(at) = bytes.iter().position(|&b| b == 0) {
+        if let Some(at) = memchr::memchr(0, bytes) {
             self.error(Problem::Nul, at..at + 1);
         }
-        let lone = |&(at, &b): &(usize, &u8)| b == b'\r' && bytes.get(at + 1) != Some(&b'\n');
-        if let Some((at, _)) = bytes.iter().enumerate().find(lone) {
+        let lone = |&at: &usize| bytes.get(at + 1) != Some(&b'\n');
+        if let Some(at) = memchr::memchr_iter(b'\r', bytes).find(lone) {
             self.error(Problem::LoneCr, at..at + 1);
         }
     }

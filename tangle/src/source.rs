@@ -61,10 +61,8 @@ impl Source {
         };
         let mut line_starts = vec![0];
         line_starts.extend(
-            text.bytes()
-                .enumerate()
-                .filter(|&(_, byte)| byte == b'\n')
-                .map(|(at, _)| u32::try_from(at + 1).unwrap_or(u32::MAX)),
+            memchr::memchr_iter(b'\n', text.as_bytes())
+                .map(|at| u32::try_from(at + 1).unwrap_or(u32::MAX)),
         );
         Self { path: path.into(), role, text, invalid_utf8, hash, line_starts }
     }

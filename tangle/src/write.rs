@@ -189,6 +189,8 @@ struct Plan {
     write: Vec<usize>,
     /// Stale outputs to remove.
     remove: Vec<String>,
+    /// Those of them in whose place is a folder of nothing but stale outputs.
+    in_the_way: Vec<usize>,
     /// Files that `--force` copies away first.
     keep: Vec<String>,
     /// Why nothing may be done.
@@ -229,9 +231,15 @@ fn write(book: &Book, key: u128, options: Options) -> Result<Report, Vec<Finding
         remove(root, path).map_err(one)?;
         report.removed.push(path.clone());
     }
+    let mut made = "";
     for &index in &plan.write {
         let output = &book.outputs()[index];
-        make_folder(root, &output.path).map_err(one)?;
+        // Outputs are sorted, so those of one folder mostly follow one another.
+        let folder = output.path.rsplit_once('/').map_or("", |(folder, _)| folder);
+        if folder.is_empty() || folder != made || plan.in_the_way.contains(&index) {
+            make_folder(root, &output.path).map_err(one)?;
+            made = folder;
+        }
         replace(root, &output.path, output.text.as_bytes()).map_err(one)?;
         report.written.push(output.path.clone());
     }
@@ -257,7 +265,7 @@ fn plan(book: &Book, state: &State, options: Options) -> Result<Plan, Vec<Findin
     stale.retain(|path| book.output_named(path).is_none());
     for path in stale {
         // A record from elsewhere must not make tangle remove what is not below the root.
-        if crate::config::normal(Path::new(path)).as_deref() != Some(path) {
+        if crate::config::normal(Path::new(path)).as_deref() != Some(path) || !inside(root, path) {
             continue;
         }
         match on_disk(&root.join(path)) {
@@ -306,6 +314,7 @@ fn plan(book: &Book, state: &State, options: Options) -> Result<Plan, Vec<Findin
                     && only_stale(root, path, &plan.remove);
                 if goes {
                     plan.write.push(index);
+                    plan.in_the_way.push(index);
                 } else {
                     plan.conflicts.push(foreign(book, path, reason, output.chunk));
                 }
@@ -314,6 +323,13 @@ fn plan(book: &Book, state: &State, options: Options) -> Result<Plan, Vec<Findin
         }
     }
     Ok(plan)
+}
+
+/// Whether the folder of a path really lies below the root, or does not exist.
+fn inside(root: &Path, path: &str) -> bool {
+    let full = root.join(path);
+    let folder = full.parent().map(Path::canonicalize);
+    folder.is_some_and(|real| real.map_or(true, |real| real.starts_with(root)))
 }
 
 fn foreign(book: &Book, path: &str, reason: &'static str, chunk: crate::book::ChunkId) -> Finding {

@@ -254,3 +254,16 @@ fn a_broken_book_toml_or_summary_is_said_with_its_place() {
     fs::remove_file(project.path("book/SUMMARY.md")).expect("removed");
     assert!(project.fails().contains("cannot read book/SUMMARY.md"));
 }
+
+#[test]
+fn a_stale_output_behind_a_link_out_of_the_tree_is_not_removed() {
+    let project = Project::one(CHAPTER);
+    project.tangle();
+    let outside = tempfile::TempDir::new().expect("a temporary folder");
+    fs::rename(project.path("out/a"), outside.path().join("a")).expect("moved");
+    fs::remove_dir(project.path("out")).expect("removed");
+    std::os::unix::fs::symlink(outside.path(), project.path("out")).expect("link made");
+    project.put("book/a.md", "Nothing.\n");
+    project.tangle();
+    assert!(outside.path().join("a").exists());
+}

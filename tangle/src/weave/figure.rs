@@ -1,0 +1,268 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! One block as HTML: caption, code, links.
+//!
+//! Everything stands on one line. Markdown ends a block of HTML at an empty line, and code is full
+//! of them; so a line end within code is written as a character reference.
+
+use std::fmt::Write as _;
+
+use super::colour::Colours;
+use super::index;
+use super::links::{Links, relative};
+use crate::book::{Book, Part, PartId};
+use crate::expand::Placement;
+use crate::parse::{Line, LineKind, Target};
+use crate::source::Source;
+
+/// How many places a caption names before it refers to the index.
+const PLACES: usize = 3;
+
+/// Writes the figure of a part.
+pub(super) fn figure(book: &Book, links: &Links<'_>, id: PartId, out: &mut String) {
+    let part = book.part(id);
+    let page = links.page(part.source);
+    let anchor = links.anchor(id);
+    let (outer, inner) =
+        if part.hidden() { ("details", "summary") } else { ("figure", "figcaption") };
+    let _ = write!(out, "<{outer} class=\"chunk\" id=\"{anchor}\"><{inner}>");
+    caption(book, links, id, out);
+    let _ = write!(out, "</{inner}>");
+    if let Some(why) = part.block.why.as_ref().filter(|_| part.hidden()) {
+        let _ = write!(out, "<p class=\"chunk-why\">{}</p>", prose(&why.text));
+    }
+    code(book, links, part, out);
+    neighbours(book, links, id, page, out);
+    let _ = write!(out, "</{outer}>");
+}
+
+/// What it is, which part of it, and where it lands.
+fn caption(book: &Book, links: &Links<'_>, id: PartId, out: &mut String) {
+    let part = book.part(id);
+    let anchor = links.anchor(id);
+    let chunk = book.chunk(part.chunk);
+    let title = if part.block.title.is_some() { prose(part.title()) } else { name(&chunk.target) };
+    let _ = write!(out, "<a class=\"chunk-title\" href=\"#{anchor}\">{title}</a> ");
+    if let (Target::Chunk(_), Some(_)) = (&chunk.target, &part.block.title) {
+        let _ = write!(out, "{} ", name(&chunk.target));
+    }
+    if chunk.parts.len() > 1 {
+        let (k, n) = (part.index + 1, chunk.parts.len());
+        let _ = write!(out, "<span class=\"chunk-part\">part {k} of {n}</span> ");
+    }
+    out.push_str("<span class=\"chunk-place\">");
+    places(book, links, id, out);
+    out.push_str("</span>");
+}
+
+/// Files and lines: `a.rs, lines 3–9 and 20–26; b.rs, line 4`.
+fn places(book: &Book, links: &Links<'_>, id: PartId, out: &mut String) {
+    let part = book.part(id);
+    let page = links.page(part.source);
+    let all = book.placements(id);
+    let shown = if all.len() > PLACES + 1 { &all[..PLACES] } else { all };
+    let mut files = shown.chunk_by(|a, b| a.output == b.output).peekable();
+    while let Some(file) = files.next() {
+        let output = book.output(file[0].output);
+        let link = relative(page, index::FILES_PAGE, links.anchor_of(output.chunk));
+        let _ = write!(out, "<a href=\"{link}\">{}</a>, {}", text(&output.path), lines(file));
+        if files.peek().is_some() {
+            out.push_str("; ");
+        }
+    }
+    if all.len() > shown.len() {
+        let link = relative(page, index::CHUNKS_PAGE, links.anchor_of(part.chunk));
+        let more = all.len() - shown.len();
+        let _ = write!(out, " and <a href=\"{link}\">{more} other places</a>");
+    }
+}
+
+/// Lines of one file: `line 4`, `lines 3–9 and 20–26`.
+pub(super) fn lines(places: &[Placement]) -> String {
+    let places: Vec<_> = places.iter().filter(|place| place.last >= place.first).collect();
+    let one = |place: &Placement| match place.last - place.first {
+        0 => place.first.to_string(),
+        _ => format!("{}\u{2013}{}", place.first, place.last),
+    };
+    match &places[..] {
+        [] => "no lines".to_owned(),
+        [place] if place.first == place.last => format!("line {}", place.first),
+        [before @ .., last] => {
+            let mut text = "lines ".to_owned();
+            for (index, place) in before.iter().enumerate() {
+                if index > 0 {
+                    text.push_str(", ");
+                }
+                text.push_str(&one(place));
+            }
+            if !before.is_empty() {
+                text.push_str(" and ");
+            }
+            text + &one(last)
+        }
+    }
+}
+
+/// The code, each reference a link.
+fn code(book: &Book, links: &Links<'_>, part: &Part, out: &mut String) {
+    let source = book.source(part.source);
+    let mut colours = Colours::of(&part.block.language);
+    // Without a `language-` class highlight.js keeps off.
+    let class = match &colours {
+        Some(_) => "nohighlight hljs".to_owned(),
+        None => format!("language-{} hljs", text(&part.block.language)),
+    };
+    // mdBook changes the code of a block with nothing but text in it: it would hide lines.
+    let _ = write!(out, "<pre><code class=\"{class}\"><!---->");
+    let mut references = part.references.iter();
+    for line in &part.block.lines {
+        let shown = shown(source, line);
+        let mut write = |shown: &str, out: &mut String| match &mut colours {
+            Some(colours) => colours.line(shown, out),
+            None => out.push_str(&text(shown)),
+        };
+        let reference = match line.kind {
+            LineKind::Reference(_) => references.next().map(|&id| book.reference(id)),
+            LineKind::Text | LineKind::Escaped(_) => None,
+        };
+        match reference.and_then(|reference| reference.target) {
+            None => write(&shown, out),
+            Some(target) => {
+                let first = book.chunk(target).parts[0];
+                let link = links.to_part(links.page(part.source), first);
+                let mark = shown.trim();
+                let start = shown.len() - shown.trim_start().len();
+                let _ = write!(out, "{}<a class=\"chunk-ref\" href=\"{link}\"", &shown[..start]);
+                if let Some(title) = &book.part(first).block.title {
+                    let _ = write!(out, " data-title=\"{}\"", text(&plain(&title.text)));
+                }
+                out.push('>');
+                write(mark, out);
+                out.push_str("</a>");
+            }
+        }
+        out.push_str("&#10;");
+    }
+    out.push_str("</code></pre>");
+}
+
+/// A line as it goes into its file, without what references put before it.
+fn shown(source: &Source, line: &Line) -> String {
+    let body = &source.text[line.span.clone()];
+    let mut shown = " ".repeat(usize::from(line.pad));
+    match line.kind {
+        LineKind::Escaped(at) => {
+            shown.push_str(&source.text[line.span.start..at]);
+            shown.push_str(&source.text[at + 1..line.span.end]);
+        }
+        LineKind::Text | LineKind::Reference(_) => shown.push_str(body),
+    }
+    shown
+}
+
+/// Where the chunk goes on, where it came from, where it is used.
+fn neighbours(book: &Book, links: &Links<'_>, id: PartId, page: &str, out: &mut String) {
+    let part = book.part(id);
+    let chunk = book.chunk(part.chunk);
+    let mut said = Vec::new();
+    if let Some(&before) = part.index.checked_sub(1).and_then(|index| chunk.parts.get(index)) {
+        said.push(format!("Continues {}", link(book, links, page, part, before)));
+    }
+    if let Some(&after) = chunk.parts.get(part.index + 1) {
+        said.push(format!("Continued in {}", link(book, links, page, part, after)));
+    }
+    if !chunk.uses.is_empty() {
+        let mut users: Vec<PartId> = chunk.uses.iter().map(|&id| book.reference(id).part).collect();
+        users.dedup();
+        let users = users.into_iter().map(|user| link(book, links, page, part, user));
+        said.push(format!("Used in {}", list(users)));
+    }
+    if !said.is_empty() {
+        out.push_str("<div class=\"chunk-links\">");
+        for said in said {
+            let _ = write!(out, "<span>{said}</span> ");
+        }
+        out.push_str("</div>");
+    }
+}
+
+/// A link to `to` that says which part it is and, if it is not the reader's, which chapter.
+fn link(book: &Book, links: &Links<'_>, page: &str, from: &Part, to: PartId) -> String {
+    let part = book.part(to);
+    let chunk = book.chunk(part.chunk);
+    let href = links.to_part(page, to);
+    let title = match &part.block.title {
+        Some(title) => prose(&title.text),
+        None => name(&chunk.target),
+    };
+    let mut out = format!("<a href=\"{href}\">{title}</a>");
+    // Parts without a title are all called the same.
+    if chunk.parts.len() > 1 && part.block.title.is_none() {
+        let _ = write!(out, " (part {})", part.index + 1);
+    }
+    if part.source != from.source {
+        let _ = write!(out, " in <em>{}</em>", text(links.name(part.source)));
+    }
+    out
+}
+
+/// `a`, `a and b`, `a, b and c`.
+pub(super) fn list(items: impl Iterator<Item = String>) -> String {
+    let items: Vec<String> = items.collect();
+    match &items[..] {
+        [before @ .., last] if !before.is_empty() => format!("{} and {last}", before.join(", ")),
+        _ => items.concat(),
+    }
+}
+
+/// A chunk's name in its marks, or a path, in the letters of code.
+pub(super) fn name(target: &Target) -> String {
+    match target {
+        Target::Chunk(name) => {
+            format!("<span class=\"chunk-name\">&lt;&lt;{}&gt;&gt;</span>", text(name))
+        }
+        Target::File(path) => format!("<span class=\"chunk-name\">{}</span>", text(path)),
+    }
+}
+
+/// Text as HTML. A brace is written so that mdBook's `{{#include}}` is not seen in it.
+pub(super) fn text(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + text.len() / 8);
+    push_text(text, &mut out);
+    out
+}
+
+/// As [`text`], at the end of `out`.
+pub(super) fn push_text(text: &str, out: &mut String) {
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '{' => out.push_str("&#123;"),
+            _ => out.push(c),
+        }
+    }
+}
+
+/// A title or a reason: text in which backquotes stand round code.
+pub(super) fn prose(note: &str) -> String {
+    let mut out = String::new();
+    let mut rest = note;
+    while let Some((before, code, after)) = split_code(rest) {
+        let _ = write!(out, "{}<span class=\"chunk-code\">{}</span>", text(before), text(code));
+        rest = after;
+    }
+    out + &text(rest)
+}
+
+fn plain(note: &str) -> String {
+    note.replace('`', "")
+}
+
+fn split_code(text: &str) -> Option<(&str, &str, &str)> {
+    let (before, rest) = text.split_once('`')?;
+    let (code, after) = rest.split_once('`')?;
+    Some((before, code, after))
+}

@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The two pages at the end of the book: all chunks by name, all files by path.
+
+use std::fmt::Write as _;
+
+use super::figure::{lines, list, name, prose, text};
+use super::links::{Links, relative};
+use crate::book::{Book, Chunk, ChunkId, PartId};
+use crate::expand::{Output, Placement};
+use crate::parse::{LineKind, Target};
+
+/// The page of all chunks, as mdBook's source path and as a URL.
+pub(super) const CHUNKS: &str = "chunks.md";
+pub(super) const CHUNKS_PAGE: &str = "chunks.html";
+
+/// The page of all files.
+pub(super) const FILES: &str = "files.md";
+pub(super) const FILES_PAGE: &str = "files.html";
+
+/// All named chunks: where they are defined, where they land, where they are used.
+pub(super) fn chunks(book: &Book, links: &Links<'_>) -> String {
+    let mut named: Vec<(&str, ChunkId, &Chunk)> = (0..)
+        .map(ChunkId)
+        .zip(book.chunks())
+        .filter_map(|(id, chunk)| match &chunk.target {
+            Target::Chunk(name) => Some((name.as_str(), id, chunk)),
+            Target::File(_) => None,
+        })
+        .collect();
+    named.sort_unstable_by_key(|&(name, ..)| name);
+    let mut out = format!(
+        "# All chunks\n\nThe {} named pieces of code in this book, by name: in which chapter each \
+         is shown,\nwhere its lines land, and which other piece brings it in. The files that they \
+         make are on\n[the next page]({FILES}).\n",
+        named.len()
+    );
+    for group in named.chunk_by(|(a, ..), (b, ..)| a.as_bytes()[0] == b.as_bytes()[0]) {
+        let letter = char::from(group[0].0.as_bytes()[0]).to_ascii_uppercase();
+        let _ = write!(out, "\n## {letter}\n\n<dl class=\"chunk-index\">");
+        for &(_, id, chunk) in group {
+            entry(book, links, id, chunk, &mut out);
+        }
+        out.push_str("</dl>\n");
+    }
+    out
+}
+
+fn entry(book: &Book, links: &Links<'_>, id: ChunkId, chunk: &Chunk, out: &mut String) {
+    let anchor = links.anchor_of(id);
+    let first = links.to_part(CHUNKS_PAGE, chunk.parts[0]);
+    let label = name(&chunk.target);
+    let _ = write!(out, "<dt id=\"{anchor}\"><a href=\"{first}\">{label}</a></dt><dd>");
+    for &part in &chunk.parts {
+        let chapter = text(links.name(book.part(part).source));
+        let link = links.to_part(CHUNKS_PAGE, part);
+        let block = &book.part(part).block;
+        let title = block.title.as_ref().map(|title| format!("{}, ", prose(&title.text)));
+        let _ = write!(
+            out,
+            "<div>{}<a href=\"{link}\">{chapter}</a>: {}</div>",
+            title.unwrap_or_default(),
+            places(book, links, part)
+        );
+    }
+    let mut users: Vec<PartId> = chunk.uses.iter().map(|&id| book.reference(id).part).collect();
+    users.dedup();
+    let users = users.into_iter().map(|user| {
+        let link = links.to_part(CHUNKS_PAGE, user);
+        let block = &book.part(user).block;
+        let label = match &block.title {
+            Some(title) => prose(&title.text),
+            None => name(&block.target),
+        };
+        format!("<a href=\"{link}\">{label}</a>")
+    });
+    let _ = write!(out, "<div>used in {}</div></dd>", list(users));
+}
+
+fn places(book: &Book, links: &Links<'_>, part: PartId) -> String {
+    let files = book.placements(part).chunk_by(|a, b| a.output == b.output).map(|file| {
+        let output = book.output(file[0].output);
+        let link = relative(CHUNKS_PAGE, FILES_PAGE, links.anchor_of(output.chunk));
+        format!("<a href=\"{link}\">{}</a>, {}", text(&output.path), lines(file))
+    });
+    files.collect::<Vec<_>>().join("; ")
+}
+
+/// All files: for each its pieces in the order of its lines, each below the one that brings it in.
+pub(super) fn files(book: &Book, links: &Links<'_>) -> String {
+    let total: u32 = book.outputs().iter().map(|output| output.lines).sum();
+    let mut out = format!(
+        "# All files\n\nThe {} files that `tangle` writes out of this book, {total} lines, and \
+         the pieces\neach is made of in the order of its lines. A piece stands further to the \
+         right than the\none that brings it in. The pieces by name are on [the page before]\
+         ({CHUNKS}).\n",
+        book.outputs().len()
+    );
+    let folder =
+        |output: &Output| output.path.split_once('/').map_or("", |(top, _)| top).to_owned();
+    for group in book.outputs().chunk_by(|a, b| folder(a) == folder(b)) {
+        let top = folder(&group[0]);
+        let top = if top.is_empty() { "At the top".to_owned() } else { escaped(&top) };
+        let _ = write!(out, "\n## {top}\n");
+        for output in group {
+            let anchor = links.anchor_of(output.chunk);
+            let path = escaped(&output.path);
+            let _ = write!(
+                out,
+                "\n### {path} {{#{anchor}}}\n\n<div class=\"table-wrapper\"><table \
+                 class=\"file-index\"><thead><tr><th>Lines</th><th>What</th><th>Chapter</th></tr>\
+                 </thead><tbody>"
+            );
+            let mut rows = Rows { book, links, output, next: 1, depth: 0, out: &mut out };
+            rows.chunk(output.chunk);
+            out.push_str("</tbody></table></div>\n");
+        }
+    }
+    out
+}
+
+/// The rows of one file's table, made by going through it as the expansion does.
+struct Rows<'a> {
+    book: &'a Book,
+    links: &'a Links<'a>,
+    output: &'a Output,
+    /// The next line of the file.
+    next: u32,
+    depth: usize,
+    out: &'a mut String,
+}
+
+impl Rows<'_> {
+    fn chunk(&mut self, id: ChunkId) {
+        for &part in &self.book.chunk(id).parts {
+            self.part(part);
+        }
+    }
+
+    fn part(&mut self, id: PartId) {
+        let book = self.book;
+        let part = book.part(id);
+        let first = self.next;
+        // The row comes before those of what the part brings in, but its last line after.
+        let outer = std::mem::take(self.out);
+        let mut references = part.references.iter();
+        self.depth += 1;
+        for line in &part.block.lines {
+            let target = match line.kind {
+                LineKind::Reference(_) => {
+                    references.next().and_then(|&id| book.reference(id).target)
+                }
+                LineKind::Text | LineKind::Escaped(_) => {
+                    self.next += 1;
+                    None
+                }
+            };
+            if let Some(target) = target {
+                self.chunk(target);
+            }
+        }
+        self.depth -= 1;
+        let inner = std::mem::replace(self.out, outer);
+        let last = (self.next - 1).min(self.output.lines);
+        self.row(id, first, last);
+        self.out.push_str(&inner);
+    }
+
+    fn row(&mut self, id: PartId, first: u32, last: u32) {
+        let part = self.book.part(id);
+        let output = self.book.output_named(&self.output.path);
+        let place = output.map(|output| Placement { output, first, last });
+        let place = lines(place.as_slice());
+        let place = place.trim_start_matches("lines ").trim_start_matches("line ");
+        let label = match &part.block.title {
+            Some(title) => prose(&title.text),
+            None => name(&part.block.target),
+        };
+        let link = self.links.to_part(FILES_PAGE, id);
+        let chapter = text(self.links.name(part.source));
+        let _ = write!(
+            self.out,
+            "<tr><td>{place}</td><td style=\"--depth:{}\"><a href=\"{link}\">{label}</a></td>\
+             <td>{chapter}</td></tr>",
+            self.depth
+        );
+    }
+}
+
+/// Text as Markdown that means itself.
+fn escaped(text: &str) -> String {
+    let mut out = String::new();
+    for c in text.chars() {
+        if c.is_ascii_punctuation() {
+            out.push('\\');
+        }
+        out.push(c);
+    }
+    out
+}

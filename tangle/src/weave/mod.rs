@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a reader of the book gets: mdBook runs this as a preprocessor before it renders.
+//!
+//! Each block that goes into a file becomes a figure with a caption (what it is, where it lands)
+//! and links (where it is used, where it goes on); each reference inside code becomes a link to the
+//! chunk it names; two pages list all chunks and all files. All of it is plain HTML with plain
+//! links and works without JavaScript.
+//!
+//! The texts come from mdBook and not from the disk, so that what is woven and what is rendered
+//! are the same even while a chapter is being saved.
+//!
+//! ```
+//! use mdbook_preprocessor::book::{Book, Chapter};
+//!
+//! let text = "```rust,ignore,file:a.rs\n// <<body>>\n```\n\n```rust,ignore,chunk:body\nx();\n```\n";
+//! let chapter = Chapter::new("A", text.to_owned(), "a.md", Vec::new());
+//! let woven = tangle::weave::weave("book".as_ref(), Book::new_with_items(vec![chapter.into()]));
+//! let woven = woven.unwrap();
+//! let first = woven.chapters().next().unwrap();
+//! assert!(first.content.contains(r##"href="#chunk-body""##));
+//! ```
+
+mod colour;
+mod figure;
+mod index;
+mod links;
+
+use std::collections::HashMap;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use mdbook_preprocessor::book::{Book as MdBook, BookItem, Chapter};
+
+use crate::book::{Book, PartId};
+use crate::config::Input;
+use crate::problem::Finding;
+use crate::source::{Role, Source, SourceId};
+use links::Links;
+
+/// Why a book could not be woven.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// What mdBook sent, or was to be sent, did not pass.
+    #[error("cannot talk to mdBook: {0}")]
+    Talk(#[from] io::Error),
+    /// mdBook's book could not be read: a version that this does not know.
+    #[error("mdBook's book cannot be read: {0}")]
+    Protocol(String),
+    /// A chapter has the address of a page that is made here.
+    #[error("the chapter {0} stands where the weave puts a page of its own")]
+    Taken(String),
+    /// The book has errors of the kind that `tangle` reports.
+    #[error("the book has errors")]
+    Book {
+        /// What is wrong.
+        findings: Vec<Finding>,
+        /// The files it is wrong in.
+        sources: Vec<Source>,
+    },
+}
+
+/// Whether a renderer of mdBook is one that this can prepare a book for.
+#[must_use]
+pub fn supports(renderer: &str) -> bool {
+    matches!(renderer, "html" | "test")
+}
+
+/// Reads mdBook's book from `input`, weaves it and writes it to `output`.
+///
+/// # Errors
+///
+/// When mdBook cannot be understood, or when the book has errors.
+pub fn run(mut input: impl Read, mut output: impl Write) -> Result<(), Failure> {
+    let mut bytes = Vec::new();
+    input.read_to_end(&mut bytes)?;
+    let (context, book) = mdbook_preprocessor::parse_input(&bytes[..])
+        .map_err(|error| Failure::Protocol(format!("{error:#}")))?;
+    // `mdbook test` wants the examples as they are.
+    let book =
+        if context.renderer == "test" { book } else { weave(&context.config.book.src, book)? };
+    let bytes = serde_json::to_vec(&book).map_err(io::Error::from)?;
+    output.write_all(&bytes)?;
+    Ok(output.flush()?)
+}
+
+/// Weaves a book whose chapters lie in the folder `src`.
+///
+/// # Errors
+///
+/// When the book has errors.
+pub fn weave(src: &Path, mut book: MdBook) -> Result<MdBook, Failure> {
+    let mut pages = Vec::new();
+    let mut sources = Vec::new();
+    for chapter in book.chapters() {
+        let Some(path) = &chapter.path else { continue };
+        let file = src.join(chapter.source_path.as_ref().unwrap_or(path));
+        let text = chapter.content.clone().into_bytes();
+        sources.push(Source::new(slashes(&file), Role::Chapter, text));
+        pages.push(Page { path: path.clone(), name: chapter.name.clone() });
+    }
+    for page in [index::CHUNKS, index::FILES] {
+        if pages.iter().any(|chapter| chapter.path == Path::new(page)) {
+            return Err(Failure::Taken(page.to_owned()));
+        }
+    }
+    let model = Book::build(Input { root: PathBuf::new(), sources, findings: Vec::new() });
+    if model.has_errors() {
+        let findings = model.findings().iter().filter(|finding| finding.is_error());
+        return Err(Failure::Book {
+            findings: findings.cloned().collect(),
+            sources: model.sources().to_vec(),
+        });
+    }
+    let links = Links::new(&model, &pages);
+    let mut texts: HashMap<&Path, String> = HashMap::new();
+    for (id, _) in model.chapters() {
+        let page = &pages[id.0 as usize];
+        texts.insert(&page.path, chapter(&model, &links, id));
+    }
+    let indexes = [
+        index_page("All chunks", index::CHUNKS, index::chunks(&model, &links)),
+        index_page("All files", index::FILES, index::files(&model, &links)),
+    ];
+    book.for_each_chapter_mut(|chapter| {
+        if let Some(text) = chapter.path.as_deref().and_then(|path| texts.remove(path)) {
+            chapter.content = text;
+        }
+    });
+    if !model.parts().is_empty() {
+        book.push_item(BookItem::PartTitle("Where the code is".to_owned()));
+        for page in indexes {
+            book.push_item(page);
+        }
+    }
+    Ok(book)
+}
+
+/// One page of the rendered book.
+struct Page {
+    /// Path of its Markdown from the folder of the chapters.
+    path: PathBuf,
+    /// Its title.
+    name: String,
+}
+
+fn slashes(path: &Path) -> String {
+    let parts: Vec<_> = path.components().map(|part| part.as_os_str().to_string_lossy()).collect();
+    parts.join("/")
+}
+
+fn index_page(name: &str, path: &str, content: String) -> Chapter {
+    let mut chapter = Chapter::new(name, content, path, Vec::new());
+    chapter.source_path = None;
+    chapter
+}
+
+/// A chapter with each tangled block replaced by its figure.
+fn chapter(book: &Book, links: &Links<'_>, id: SourceId) -> String {
+    let text = book.source(id).text.as_str();
+    let parts: Vec<(PartId, _)> = book.parts_in(id).collect();
+    let mut out = String::with_capacity(text.len() + parts.len() * 1024);
+    let mut at = 0;
+    for (part_id, part) in parts {
+        // The comments before a block are said in its caption.
+        let notes = [&part.block.title, &part.block.why];
+        let mut notes: Vec<_> = notes.into_iter().flatten().map(|note| note.span.clone()).collect();
+        notes.sort_by_key(|span| span.start);
+        for span in notes {
+            out.push_str(&text[at..span.start]);
+            at = span.end;
+        }
+        out.push_str(&text[at..part.block.span.start]);
+        at = part.block.span.end;
+        // A block of HTML ends at an empty line and holds none.
+        out.push('\n');
+        figure::figure(book, links, part_id, &mut out);
+        out.push_str("\n\n");
+    }
+    out.push_str(&text[at..]);
+    out
+}
