@@ -13,7 +13,7 @@ TANGLE = cargo run --quiet --release --package tangle --
 TESTS = cargo run --quiet --release --package lguest-tests --bin
 
 # A second Linux shell beside the Guest: make run HOST=1
-RUN_FLAGS := $(if $(HOST),--host)
+RUN_FLAGS := $(if $(HOST),--host-shell)
 
 .PHONY: help setup tangle check workspace lock module guest launcher programs \
 	run test test-long bench book serve clean distclean
