@@ -231,13 +231,18 @@ impl Filter {
         // The margin is as wide as the longest line number; the arrow stands at its end.
         let old = plain(first).find("-->").unwrap_or(0);
         let mut file: Option<String> = None;
+        // The chapter that the lines shown are from. A file has lines of many.
+        let mut chapter: Option<String> = None;
         let mut shaped = Vec::with_capacity(lines.len());
         for line in lines {
             let (escape, rest) = split(line);
             let trimmed = plain(rest);
             let trimmed = trimmed.trim_start();
             if trimmed.starts_with("--> ") || trimmed.starts_with("::: ") {
-                file = self.first_place(line).map(|hit| hit.path);
+                let hit = self.first_place(line);
+                chapter =
+                    hit.as_ref().and_then(|hit| Some(hit.place.split_once(':')?.0.to_owned()));
+                file = hit.map(|hit| hit.path);
                 shaped.push(Shaped::Indented(escape.to_owned(), self.places(rest)));
                 continue;
             }
@@ -245,6 +250,14 @@ impl Filter {
             let number = rest[..digits].parse::<u32>().ok().filter(|_| margin(&rest[digits..]));
             if let Some(number) = number {
                 let mapped = file.as_ref().and_then(|path| self.map.to_chapter(path, number, None));
+                if let Some(found) = &mapped
+                    && chapter.as_deref() != Some(found.path)
+                {
+                    let margin = " ".repeat(old);
+                    let here = format!("{margin}::: {}:{}", found.path, found.line);
+                    shaped.push(Shaped::Indented(String::new(), here));
+                    chapter = Some(found.path.to_owned());
+                }
                 let number = mapped.map_or(number, |found| found.line);
                 // The blanks after a number fill the margin, also within colours.
                 let after = rest[digits..].to_owned();

@@ -62,6 +62,39 @@ error: aborting due to 1 previous error
 }
 
 #[test]
+fn lines_of_two_chapters_in_one_message() {
+    let project = Project::new(&[
+        ("a.md", &fence("rust,ignore,file:a.rs", "fn f( {\n    // <<x>>\n}\n")),
+        ("b.md", &fence("rust,ignore,chunk:x", "g();\n")),
+    ]);
+    project.tangle();
+    let said = "\
+error: unclosed
+ --> a.rs:2:1
+  |
+1 | fn f( {
+  |     - unclosed
+2 |     g();
+  |     ^
+3 | }
+";
+    let expected = "\
+error: unclosed
+ --> book/b.md:2:1 (a.rs:2)
+  |
+ ::: book/a.md:2
+2 | fn f( {
+  |     - unclosed
+ ::: book/b.md:2
+2 |     g();
+  |     ^
+ ::: book/a.md:4
+4 | }
+";
+    assert_eq!(filter(&project, said), expected);
+}
+
+#[test]
 fn rustc_itself_in_all_its_forms() {
     let project = project();
     let rustc = |args: &[&str]| {
