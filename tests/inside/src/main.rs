@@ -96,7 +96,7 @@ fn run_guest<'a>(mut words: impl Iterator<Item = &'a str>) -> Result<i32> {
             command.stdin(terminal.try_clone()?);
             command.stdout(terminal.try_clone()?);
             command.stderr(terminal.try_clone()?);
-            own_terminal(&mut command);
+            lead_terminal(&terminal)?;
             Some(terminal)
         }
         "pipe" => {
@@ -128,6 +128,20 @@ fn open_terminal(path: &str) -> Result<File> {
         .custom_flags(libc::O_NOCTTY)
         .open(path)
         .with_context(|| format!("cannot open {path}"))
+}
+
+/// Makes this process the leader of a session with this terminal, so that ^C and job control reach
+/// its children. The Launcher must not be the leader: when a leader ends, the terminal is hung up
+/// and what it printed last is lost.
+fn lead_terminal(terminal: &File) -> Result<()> {
+    use std::os::fd::AsRawFd;
+    // It is the leader already if this is the second Guest.
+    if nix::unistd::setsid().is_ok() {
+        // SAFETY: The descriptor is open, and this request takes a number, not a pointer.
+        let set = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSCTTY, 0) };
+        nix::errno::Errno::result(set).context("cannot lead the Guest's terminal")?;
+    }
+    Ok(())
 }
 
 /// Makes a command the leader of a session of its own, with its standard input as the terminal,
