@@ -134,7 +134,15 @@ fn code(book: &Book, links: &Links<'_>, part: &Part, out: &mut String) {
                 let start = shown.len() - shown.trim_start().len();
                 let _ = write!(out, "{}<a class=\"chunk-ref\" href=\"{link}\"", &shown[..start]);
                 if let Some(title) = &book.part(first).block.title {
-                    let _ = write!(out, " data-title=\"{}\"", text(&plain(&title.text)));
+                    let _ = write!(out, " data-title=\"{}", text(&plain(&title.text)));
+                    match book.chunk(target).parts.len() - 1 {
+                        0 => {}
+                        1 => out.push_str(", and one more part"),
+                        more => {
+                            let _ = write!(out, ", and {more} more parts");
+                        }
+                    }
+                    out.push('"');
                 }
                 out.push('>');
                 write(mark, out);

@@ -25,6 +25,8 @@ mod colour;
 mod figure;
 mod index;
 mod links;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};

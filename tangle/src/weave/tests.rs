@@ -1,0 +1,287 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Small books, woven.
+
+use std::path::Path;
+
+use mdbook_preprocessor::book::{Book, BookItem, Chapter};
+
+use super::{Failure, weave};
+
+/// A book with these chapters, `(path, text)`; the title is the path.
+fn book(chapters: &[(&str, &str)]) -> Book {
+    let chapter =
+        |&(path, text): &(&str, &str)| Chapter::new(path, text.to_owned(), path, Vec::new());
+    Book::new_with_items(chapters.iter().map(chapter).map(BookItem::from).collect())
+}
+
+/// The chapters of a woven book, and then the two pages of indexes.
+fn woven(chapters: &[(&str, &str)]) -> Vec<String> {
+    let book = weave(Path::new("book"), book(chapters)).expect("the book has no errors");
+    book.chapters().map(|chapter| chapter.content.clone()).collect()
+}
+
+/// The first page of a book with one chapter.
+fn page(text: &str) -> String {
+    woven(&[("a.md", text)]).swap_remove(0)
+}
+
+/// Joins a root that uses the chunk `x` with other text.
+fn with_root(text: &str) -> String {
+    format!("```rust,file:a.rs\n// <<x>>\n```\n\n{text}")
+}
+
+#[track_caller]
+fn has(text: &str, wanted: &str) {
+    assert!(text.contains(wanted), "no `{wanted}` in:\n{text}");
+}
+
+#[track_caller]
+fn has_not(text: &str, unwanted: &str) {
+    assert!(!text.contains(unwanted), "`{unwanted}` in:\n{text}");
+}
+
+#[test]
+fn a_caption_says_title_name_file_and_lines() {
+    let page = page(
+        "<!-- title: The `main` file -->\n```rust,ignore,file:src/a.rs\nfn main() {\n    // <<x>>\n}\n\
+         ```\n\n<!-- title: Its body -->\n```rust,ignore,chunk:x\none();\ntwo();\n```\n",
+    );
+    has(&page, r##"<figure class="chunk" id="file-src-a-rs"><figcaption><a class="chunk-title" "##);
+    has(&page, r##"href="#file-src-a-rs">The <span class="chunk-code">main</span> file</a>"##);
+    has(&page, r#"<a href="files.html#file-src-a-rs">src/a.rs</a>, lines 1–4<"#);
+    has(&page, r##"<a class="chunk-title" href="#chunk-x">Its body</a>"##);
+    has(&page, r#"<span class="chunk-name">&lt;&lt;x&gt;&gt;</span>"#);
+    has(&page, r#"src/a.rs</a>, lines 2–3<"#);
+    has_not(&page, "title:");
+    has_not(&page, "chunk-part");
+}
+
+#[test]
+fn without_a_title_the_name_is_the_title_once() {
+    let page = page(&with_root("```rust,chunk:x\ny();\n```\n"));
+    let figure = page.lines().find(|line| line.contains("id=\"chunk-x\"")).expect("a figure");
+    has(figure, r##"href="#chunk-x"><span class="chunk-name">&lt;&lt;x&gt;&gt;</span></a>"##);
+    assert_eq!(figure.matches("&lt;&lt;x&gt;&gt;").count(), 1);
+    has(figure, ", line 1<");
+}
+
+#[test]
+fn a_reference_is_a_link_in_any_language() {
+    let page = page(
+        "```rust,file:a.rs\n    // <<x>>\n```\n\n```makefile,file:Kbuild\n\t# <<x>>\n```\n\n\
+         <!-- title: A \"thing\" -->\n```rust,chunk:x\ny();\n```\n",
+    );
+    let link = r##"<a class="chunk-ref" href="#chunk-x" data-title="A &quot;thing&quot;">"##;
+    has(&page, &format!("<!---->    {link}// &lt;&lt;x&gt;&gt;</a>&#10;"));
+    let comment = r#"<span class="hljs-comment"># &lt;&lt;x&gt;&gt;</span>"#;
+    has(&page, &format!("<!---->\t{link}{comment}</a>&#10;"));
+}
+
+#[test]
+fn links_find_their_way_between_folders() {
+    let pages = woven(&[
+        ("host/a.md", "```rust,file:a.rs\n// <<x>>\n// <<y>>\n```\n"),
+        ("guest/b c.md", "```rust,chunk:x\nx();\n```\n"),
+        ("host/d.md", "```rust,chunk:y\ny();\n```\n"),
+    ]);
+    has(&pages[0], r#"href="../guest/b%20c.html#chunk-x""#);
+    has(&pages[0], r#"href="d.html#chunk-y""#);
+    has(&pages[1], r#"Used in <a href="../host/a.html#file-a-rs">"#);
+    has(&pages[1], "</a> in <em>host/a.md</em>");
+    has(&pages[2], r#"<a href="../files.html#file-a-rs">a.rs</a>"#);
+}
+
+#[test]
+fn parts_say_which_they_are_and_lead_to_each_other() {
+    let page = page(&with_root(
+        "<!-- title: One -->\n```rust,chunk:x\na();\n```\n\n<!-- title: Two -->\n\
+         ```rust,chunk:x\nb();\n```\n\n```rust,chunk:x\nc();\n```\n",
+    ));
+    has(&page, "part 1 of 3");
+    has(&page, r##"Continued in <a href="#chunk-x-2">Two</a>"##);
+    has(&page, "part 2 of 3");
+    has(&page, r##"Continues <a href="#chunk-x">One</a>"##);
+    has(&page, r##"</a> (part 3)</span>"##);
+    has(&page, r##"id="chunk-x-3""##);
+    has(&page, r##"data-title="One, and 2 more parts""##);
+}
+
+#[test]
+fn a_chunk_used_twice_names_both_places() {
+    let text = "```rust,file:a.rs\n// <<x>>\nmid();\n// <<x>>\n```\n\n```rust,file:b.rs\n// <<x>>\n\
+                ```\n\n```rust,chunk:x\none();\ntwo();\n```\n";
+    let page = page(text);
+    has(&page, "a.rs</a>, lines 1–2 and 4–5; ");
+    has(&page, "b.rs</a>, lines 1–2<");
+    let used = r##"Used in <a href="#file-a-rs"><span class="chunk-name">a.rs</span></a> and "##;
+    has(&page, used);
+}
+
+#[test]
+fn many_places_are_left_to_the_index() {
+    let uses = "// <<x>>\nmid();\n".repeat(9);
+    let text = format!("```rust,file:a.rs\n{uses}```\n\n```rust,chunk:x\none();\n```\n");
+    let pages = woven(&[("a.md", &text)]);
+    has(&pages[0], "lines 1, 3 and 5 and <a href=\"chunks.html#chunk-x\">6 other places</a>");
+    has(&pages[1], "lines 1, 3, 5, 7, 9, 11, 13, 15 and 17");
+}
+
+#[test]
+fn code_stays_code() {
+    let page = page(
+        "```rust,file:a.rs\n# hidden?\n\n<p>{{#include b.md}} & \"é\"\n// \\<<y>>\n```\nmore *text*\n",
+    );
+    let code = "<!----># hidden?&#10;&#10;&lt;p&gt;&#123;&#123;#include b.md}} &amp; &quot;é&quot;\
+                &#10;// &lt;&lt;y&gt;&gt;&#10;</code></pre>";
+    has(&page, code);
+    // The figure is one line between empty ones, so Markdown goes on after it.
+    assert_eq!(page.lines().nth(2), Some(""));
+    has(&page, "\n\n\nmore *text*\n");
+}
+
+#[test]
+fn indentation_of_a_fence_is_taken_off() {
+    let page = page("  ```rust,file:a.rs\n    x();\n\ty();\n  ```\n");
+    has(&page, "<!---->  x();&#10;  y();&#10;");
+}
+
+#[test]
+fn hidden_code_is_folded_and_says_why() {
+    let page = page(&with_root("<!-- why: It is <dull>. -->\n```rust,hide,chunk:x\ny();\n```\n"));
+    has(&page, r#"<details class="chunk" id="chunk-x"><summary>"#);
+    has(&page, r#"</summary><p class="chunk-why">It is &lt;dull&gt;.</p><pre>"#);
+    has_not(&page, "why:");
+}
+
+#[test]
+fn blocks_that_are_not_tangled_are_left_alone() {
+    let text = "# A\n\n```rust,ignore\n// <<x>>\n```\n\n- a\n  ```rust,chunk:x\n  y\n  ```\n";
+    assert_eq!(page(text), text);
+    // And a book without any gets no indexes.
+    assert_eq!(woven(&[("a.md", text)]).len(), 1);
+}
+
+#[test]
+fn no_two_anchors_are_alike() {
+    let text = "```rust,file:a.rs\n// <<x>>\n// <<x-2>>\n```\n\n```rust,file:a-rs\n```\n\n\
+                ```rust,chunk:x\na();\n```\n\n```rust,chunk:x\nb();\n```\n\n\
+                ```rust,chunk:x-2\nc();\n```\n";
+    let page = page(text);
+    let ids: Vec<&str> =
+        page.split(" id=\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+    assert_eq!(ids, ["file-a-rs", "file-a-rs_", "chunk-x", "chunk-x-2_", "chunk-x-2"]);
+    has(&page, r##"Continued in <a href="#chunk-x-2_">"##);
+}
+
+#[test]
+fn the_indexes_list_everything_in_order() {
+    let pages = woven(&[(
+        "a.md",
+        "<!-- title: All -->\n```rust,file:src/a.rs\nfn a() {\n    // <<x>>\n}\n```\n\n\
+         ```rust,chunk:x\none();\n// <<y>>\n```\n\n```rust,chunk:x\nthree();\n```\n\n\
+         <!-- title: Inner -->\n```rust,chunk:y\ntwo();\n\n\n```\n",
+    )]);
+    let [_, chunks, files] = &pages[..] else { panic!("{} pages", pages.len()) };
+    has(
+        chunks,
+        "\n## X\n\n<dl class=\"chunk-index\"><dt id=\"chunk-x\"><a href=\"a.html#chunk-x\">",
+    );
+    has(chunks, "<a href=\"a.html#chunk-x-2\">a.md</a>: <a href=\"files.html#file-src-a-rs\">");
+    has(chunks, "used in <a href=\"a.html#file-src-a-rs\">All</a>");
+    has(files, "### src\\/a\\.rs {#file-src-a-rs}");
+    let rows: Vec<&str> = files.split("<tr><td>").skip(1).collect();
+    let wanted = [
+        ("1–7", 0, "file-src-a-rs", "All"),
+        ("2–5", 1, "chunk-x", "x"),
+        ("3–5", 2, "chunk-y", "Inner"),
+        ("6", 1, "chunk-x-2", "x"),
+    ];
+    assert_eq!(rows.len(), wanted.len(), "{files}");
+    for (row, (lines, depth, anchor, title)) in rows.iter().zip(wanted) {
+        let head =
+            format!("{lines}</td><td style=\"--depth:{depth}\"><a href=\"a.html#{anchor}\">");
+        assert!(row.starts_with(&head), "{row} is not {head}");
+        has(row, title);
+    }
+}
+
+#[test]
+fn assembler_is_coloured_line_by_line() {
+    let page = page(
+        "```x86asm,file:a.S\n#include \"x.h\"\nstart:\tmovq\t$16, %rax // and so\n/* one\ntwo */ \
+         .byte 1 # x\n```\n",
+    );
+    let spans = [
+        r#"<span class="hljs-meta">#include &quot;x.h&quot;</span>&#10;"#,
+        r#"<span class="hljs-title">start</span>:	<span class="hljs-keyword">movq</span>	"#,
+        r#"$<span class="hljs-number">16</span>, <span class="hljs-built_in">%rax</span> "#,
+        r#"<span class="hljs-comment">// and so</span>&#10;"#,
+        r#"<span class="hljs-comment">/* one</span>&#10;<span class="hljs-comment">two */</span> "#,
+        r#"<span class="hljs-meta">.byte</span> <span class="hljs-number">1</span> "#,
+        r#"<span class="hljs-comment"># x</span>&#10;"#,
+    ];
+    for span in spans {
+        has(&page, span);
+    }
+    has(&page, r#"<code class="nohighlight hljs">"#);
+}
+
+#[test]
+fn makefiles_and_linker_scripts_have_colours_too() {
+    let page = page(
+        "```makefile,file:Kbuild\nifeq ($(A_$(B)),y) # if\n\t$(call x, $@) $^\n```\n\n\
+         ```ld,file:a.ld\nENTRY(start) /* # */\n. = 0x10; \"a\\\"b\" é\n```\n",
+    );
+    let spans = [
+        r#"<span class="hljs-keyword">ifeq</span> (<span class="hljs-variable">$(A_$(B))</span>,y)"#,
+        r#"<span class="hljs-comment"># if</span>"#,
+        r#"<span class="hljs-variable">$(call x, $@)</span> <span class="hljs-variable">$^</span>"#,
+        r#"<span class="hljs-keyword">ENTRY</span>(start) <span class="hljs-comment">/* # */</span>"#,
+        r#"<span class="hljs-number">0x10</span>; <span class="hljs-string">&quot;a\&quot;b&quot;</span> é"#,
+    ];
+    for span in spans {
+        has(&page, span);
+    }
+}
+
+#[test]
+fn a_book_with_errors_is_not_woven() {
+    let text = "```rust,file:a.rs\n// <<y>>\n```\n";
+    let Err(Failure::Book { findings, sources }) =
+        weave(Path::new("book"), book(&[("host/a.md", text)]))
+    else {
+        panic!("woven");
+    };
+    assert_eq!(findings.len(), 1);
+    assert_eq!(findings[0].location(&sources).as_deref(), Some("book/host/a.md:2:6"));
+}
+
+#[test]
+fn a_chapter_in_the_place_of_an_index_is_refused() {
+    let result = weave(Path::new("book"), book(&[("files.md", "")]));
+    assert!(matches!(result, Err(Failure::Taken(path)) if path == "files.md"));
+}
+
+#[test]
+fn mdbook_is_answered_in_its_own_words() {
+    let talk = |renderer: &str| {
+        let book = book(&[("a.md", "```rust,file:a.rs\n```\n")]);
+        let context = serde_json::json!({
+            "root": "/", "renderer": renderer, "mdbook_version": "0.5.4",
+            "config": { "book": { "src": "book" } },
+        });
+        let mut out = Vec::new();
+        let input = serde_json::json!([context, book]).to_string();
+        super::run(input.as_bytes(), &mut out).expect("woven");
+        let woven: Book = serde_json::from_slice(&out).expect("a book");
+        (book, woven)
+    };
+    let (before, after) = talk("test");
+    assert_eq!(before, after, "`mdbook test` sees the examples as they are");
+    let (_, after) = talk("html");
+    assert_eq!(after.chapters().count(), 3);
+    assert!(super::supports("html") && super::supports("test") && !super::supports("epub"));
+    let error = super::run(&b"{}"[..], Vec::new()).expect_err("that is no book");
+    assert!(matches!(error, Failure::Protocol(_)), "{error}");
+}
