@@ -7,10 +7,17 @@
 //! [`terminal`] puts the user's terminal into raw mode and back.
 
 pub mod artifacts;
+pub mod cases;
+pub mod checks;
 pub mod cleanup;
 pub mod control;
 pub mod counts;
+pub mod figures;
+
 pub mod initramfs;
 pub mod machine;
+pub mod prompt;
+
+pub mod report;
 pub mod sample;
 pub mod terminal;

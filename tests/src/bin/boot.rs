@@ -183,7 +183,7 @@ fn run_guest(options: &Options, run: &Run) -> Result<i32> {
 /// Says how long it takes and which keys leave, before anything else.
 fn introduce(terminal: bool, shell: bool) {
     if terminal {
-        eprintln!("To leave: `poweroff` at the Guest's prompt, or three ^C within a second,");
+        eprintln!("To leave: `halt` at the Guest's prompt, or three ^C within a second,");
         eprintln!("or Ctrl-] q at any time. Ctrl-] Ctrl-] is one Ctrl-] for the Guest.");
         if shell {
             eprintln!("Ctrl-] s changes between the Guest and the Host's shell.");

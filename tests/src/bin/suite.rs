@@ -1,1 +1,227 @@
-fn main() {}
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! The test command: everything that says whether the project is in order.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+use anyhow::Result;
+use clap::Parser;
+use inside::cases::CASES;
+use lguest_tests::artifacts::{self, Artifacts, root};
+use lguest_tests::cases::{Levels, Runner};
+use lguest_tests::checks::{cargo_test, command};
+use lguest_tests::report::Report;
+use lguest_tests::{cleanup, figures, prompt, sample};
+
+/// One in so many of the cases is taken on the second kind of processor.
+const SAMPLE: u64 = 3;
+
+#[derive(Debug, Parser)]
+#[command(about = "Runs the tests; the last line says how many passed, failed and were skipped")]
+struct Options {
+    /// Run everything, not only a sample of what takes long
+    #[arg(long)]
+    long: bool,
+    /// Run only what has this in its name; names are section/test
+    filter: Option<String>,
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    match suite(&options) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("the tests could not be run: {error:#}");
+            println!("0 passed, 1 failed, 0 skipped");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn suite(options: &Options) -> Result<bool> {
+    cleanup::watch_signals()?;
+    let directory = artifacts::log_directory()?;
+    forget_old_logs(&directory);
+    let mut report = Report::new(directory, options.filter.clone());
+    tools(&mut report)?;
+    book(&mut report)?;
+    workspace(&mut report)?;
+    host(&mut report, options)?;
+    Ok(report.end())
+}
+
+/// Removes the logs of earlier runs, so that what lies there belongs to this one.
+fn forget_old_logs(directory: &Path) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if SECTIONS
+            .iter()
+            .any(|section| name.starts_with(&format!("{section}-")))
+        {
+            // A log that stays does no harm.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// All sections, in the order in which they run.
+const SECTIONS: [&str; 6] = ["tools", "book", "workspace", "host-5", "host-4", "prompt"];
+
+/// A cargo command in a directory of the checkout, free of settings meant for other builds.
+fn cargo(directory: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO"));
+    command
+        .current_dir(root().join(directory))
+        .args(arguments)
+        .env_remove("RUSTFLAGS");
+    command
+}
+
+/// The tools: what is not in the book.
+fn tools(report: &mut Report) -> Result<()> {
+    report.section("tools: formatted, without a warning, and their own tests");
+    command(
+        report,
+        "tools",
+        "formatted",
+        &mut cargo("", &["fmt", "--all", "--check"]),
+    )?;
+    let clippy = [
+        "clippy",
+        "--quiet",
+        "--workspace",
+        "--all-targets",
+        "--",
+        "-Dwarnings",
+    ];
+    command(report, "tools", "clippy", &mut cargo("", &clippy))?;
+    let guests = ["fmt", "--all", "--check"];
+    command(
+        report,
+        "tools",
+        "test-guests-formatted",
+        &mut cargo("tests/guests", &guests),
+    )?;
+    cargo_test(report, "tools", &mut cargo("", &["test", "--workspace"]))
+}
+
+/// The book: in order, and its figures are those measured.
+fn book(report: &mut Report) -> Result<()> {
+    report.section("book: in order");
+    let check = [
+        "run",
+        "--quiet",
+        "--release",
+        "--package",
+        "tangle",
+        "--",
+        "check",
+    ];
+    command(report, "book", "check", &mut cargo("", &check))?;
+    let root = root();
+    if report.wants("book", "figures") {
+        match figures::compare(&root) {
+            Ok(count) => {
+                report.remark(&format!("{count} figures"));
+                report.pass("book/figures");
+            }
+            Err(error) => {
+                let why = format!("{error:#}");
+                let log = report.keep("book", "figures", why.as_bytes())?;
+                report.fail("book/figures", &why, &log);
+            }
+        }
+    }
+    if report.wants("book", "renders") {
+        let destination = artifacts::target_directory().join("test-book");
+        let mdbook = match artifacts::place("LGUEST_TOOLS") {
+            Ok(tools) if tools.join("mdbook").is_file() => tools.join("mdbook"),
+            _ => "mdbook".into(),
+        };
+        let mut build = Command::new(mdbook);
+        build
+            .current_dir(&root)
+            .arg("build")
+            .arg("--dest-dir")
+            .arg(&destination);
+        command(report, "book", "renders", &mut build)?;
+    }
+    Ok(())
+}
+
+/// What came out of the chapters and can be tested without a machine.
+fn workspace(report: &mut Report) -> Result<()> {
+    report.section("workspace: what came out of the chapters");
+    let clippy = [
+        "clippy",
+        "--quiet",
+        "--workspace",
+        "--exclude",
+        "guest",
+        "--all-targets",
+        "--",
+        "-Dwarnings",
+    ];
+    command(
+        report,
+        "workspace",
+        "clippy",
+        &mut cargo("workspace", &clippy),
+    )?;
+    let test = ["test", "--workspace", "--exclude", "guest"];
+    cargo_test(report, "workspace", &mut cargo("workspace", &test))
+}
+
+/// The cases in the machine, on both kinds of processor, and the user's side of it.
+fn host(report: &mut Report, options: &Options) -> Result<()> {
+    let commit = artifacts::commit();
+    let mut plan = Vec::new();
+    for levels in [Levels::Five, Levels::Four] {
+        let wanted = CASES.iter().map(|case| case.name).filter(|name| {
+            let filtered = options.filter.is_some();
+            let all = options.long || filtered || levels == Levels::Five;
+            report.wants(levels.section(), name)
+                && (all || always(name) || sample::chosen(&commit, name, SAMPLE))
+        });
+        plan.push((levels, wanted.collect::<Vec<_>>()));
+    }
+    let prompts: Vec<_> = prompt::TESTS
+        .iter()
+        .filter(|test| report.wants("prompt", test.name))
+        .collect();
+    if plan.iter().all(|(_, names)| names.is_empty()) && prompts.is_empty() {
+        return Ok(());
+    }
+    let artifacts = Artifacts::collect()?.with_test_guests()?;
+    for (levels, names) in plan {
+        report.section(&format!(
+            "{}: Guests under lguest.ko in QEMU",
+            levels.section()
+        ));
+        if names.len() < CASES.len() && options.filter.is_none() {
+            report.remark(&format!(
+                "a sample of {} of {} cases, chosen by commit {commit}; all with --long",
+                names.len(),
+                CASES.len()
+            ));
+        }
+        let mut runner = Runner::new(&artifacts, levels)?;
+        for name in names {
+            runner.run(report, name)?;
+        }
+        runner.end()?;
+    }
+    report.section("prompt: what a user sees");
+    for test in prompts {
+        test.run(report)?;
+    }
+    Ok(())
+}
+
+/// The cases that are part of every sample.
+fn always(name: &str) -> bool {
+    matches!(name, "linux" | "hello" | "walls" | "reload")
+}

@@ -154,6 +154,15 @@ fn pin(pid: Pid, cpu: usize) -> Result<()> {
     Ok(())
 }
 
+/// Either of the machine's two processors for a task.
+fn unpin(pid: Pid) -> Result<()> {
+    let mut set = CpuSet::new();
+    set.set(0)?;
+    set.set(1)?;
+    sched_setaffinity(pid, &set)?;
+    Ok(())
+}
+
 pub fn spin(bench: &mut Bench) -> Result<()> {
     host::load_module()?;
     for signal in [Signal::SIGTERM, Signal::SIGKILL] {
@@ -208,7 +217,7 @@ pub fn spin(bench: &mut Bench) -> Result<()> {
 pub fn killed(_: &mut Bench) -> Result<()> {
     host::load_module()?;
     for _ in 0..5 {
-        let guest = Guest::probe(&["case=work", "rounds=1000000"])?;
+        let guest = Guest::probe(&["case=work"])?;
         guest.wait_for("working")?;
         ensure!(
             host::counter("pinned_pages")? > 0,
@@ -223,56 +232,67 @@ pub fn killed(_: &mut Bench) -> Result<()> {
     good(&["case=hello"], "hello")
 }
 
-pub fn two(_: &mut Bench) -> Result<()> {
+pub fn two(bench: &mut Bench) -> Result<()> {
     host::load_module()?;
-    let words = |seed| {
-        [
-            "case=work".to_owned(),
-            format!("seed={seed}"),
-            "rounds=3000".to_owned(),
-        ]
-    };
-    let start = |seed| {
-        let words = words(seed);
-        Guest::probe(&words.each_ref().map(String::as_str))
-    };
-    let (one, two) = (start(1001)?, start(2002)?);
-    one.wait_for("working with seed 1001")?;
-    two.wait_for("working with seed 2002")?;
-    let guests = host::counter("guests")?;
-    ensure!(guests == 2, "{guests} Guests instead of two at once");
-    for (guest, seed) in [(one, 1001), (two, 2002)] {
-        let says = format!("good: seed {seed}, 3000 rounds, all values right");
-        guest.finish()?.expect_code(OFF)?.expect_output(&says)?;
+    let start = |seed| Guest::probe(&["case=work", &format!("seed={seed}")]);
+    let mut guests = [(start(1001)?, 1001), (start(2002)?, 2002)];
+    for (guest, seed) in &guests {
+        guest.wait_for(&format!("working with seed {seed}"))?;
+    }
+    let alive = host::counter("guests")?;
+    ensure!(alive == 2, "{alive} Guests instead of two at once");
+    // Both on one processor, so that they take turns on the Switcher's pages, and then anywhere.
+    for (guest, _) in &guests {
+        pin(guest.pid(), 1)?;
+    }
+    thread::sleep(Duration::from_secs(2));
+    for (guest, _) in &guests {
+        unpin(guest.pid())?;
+    }
+    thread::sleep(Duration::from_secs(1));
+    for (guest, _) in &mut guests {
+        guest.send(b"enough\n")?;
+    }
+    for (guest, seed) in guests {
+        let ended = guest.finish()?;
+        ended.expect_code(OFF)?;
+        ended.expect_output(&format!("good: seed {seed}, all values right"))?;
+        bench
+            .control
+            .say("note", ended.output.lines().last().unwrap_or_default())?;
     }
     host::wait_until_free()
 }
 
 /// NMIs that must have come while the Guest ran, over all CPUs.
-const NMIS: u64 = 100;
+const NMIS: u64 = 300;
 
 pub fn nmi(bench: &mut Bench) -> Result<()> {
     host::load_module()?;
-    let mut guest = Guest::probe(&["case=work", "rounds=4000"])?;
+    let mut guest = Guest::probe(&["case=work"])?;
     guest.wait_for("working")?;
     let before = host::nmi_count()?;
     let mut injected = 0;
     let end = Instant::now() + PATIENCE;
-    while guest.alive()? && Instant::now() < end {
+    let mut came = 0;
+    while came < NMIS && guest.alive()? && Instant::now() < end {
         bench.control.inject_nmi()?;
         injected += 1;
         // QEMU drops an NMI while one is pending.
-        thread::sleep(Duration::from_millis(5));
+        thread::sleep(Duration::from_millis(2));
+        came = host::nmi_count()? - before;
     }
-    let ended = guest.finish()?;
-    let came = host::nmi_count()? - before;
     bench.control.say(
         "note",
         &format!("{came} NMIs came, from {injected} injections"),
     )?;
+    if guest.alive()? {
+        guest.send(b"enough\n")?;
+    }
+    let ended = guest.finish()?;
     ended
         .expect_code(OFF)?
-        .expect_output("good: seed 1, 4000 rounds, all values right")?;
+        .expect_output("good: seed 1, all values right")?;
     ensure!(came >= NMIS, "only {came} NMIs came while the Guest ran");
     host::wait_until_free()
 }

@@ -148,7 +148,10 @@ pub fn set_stack(_: &mut Bench) -> Result<()> {
         7,
         "SET_STACK",
         &[
-            ("a=0xffffffff80102000 b=1", Lives),
+            ("a=0xffff888000300000 b=1", Lives),
+            ("a=0xffff888000300000 b=2", Lives),
+            // The kernel's own code, which cannot be written.
+            ("a=0xffffffff80102000 b=1", Killed),
             ("a=0x8000000000000000 b=1", Killed),
             ("a=0x0000800000000000 b=1", Killed),
             ("a=0xfffffffffffffff8 b=1", Killed),

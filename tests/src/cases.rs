@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! The cases in the machine, one boot for all of them while it lasts.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+use crate::artifacts::Artifacts;
+use crate::control::{Message, Verdict};
+use crate::machine::{Machine, Settings};
+use crate::report::Report;
+
+/// How long Linux may take to come up. It is usually there after ten seconds.
+const BOOT: Duration = Duration::from_secs(180);
+/// How long one case may take. The longest needs about a minute on a machine that is busy.
+const CASE: Duration = Duration::from_secs(600);
+/// How long a machine may take to end.
+const END: Duration = Duration::from_secs(30);
+
+/// A processor that the cases run on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Levels {
+    /// Page tables of four levels.
+    Four,
+    /// Of five.
+    Five,
+}
+
+impl Levels {
+    /// What the section is called.
+    pub fn section(self) -> &'static str {
+        match self {
+            Self::Four => "host-4",
+            Self::Five => "host-5",
+        }
+    }
+}
+
+/// Runs cases on one kind of processor, booting again whenever a machine dies of one.
+#[derive(Debug)]
+pub struct Runner<'a> {
+    artifacts: &'a Artifacts,
+    initramfs: Vec<u8>,
+    levels: Levels,
+    machine: Option<Machine>,
+    boots: u32,
+}
+
+impl<'a> Runner<'a> {
+    /// Nothing is booted before the first case.
+    ///
+    /// # Errors
+    ///
+    /// When an artifact cannot be read.
+    pub fn new(artifacts: &'a Artifacts, levels: Levels) -> Result<Self> {
+        let initramfs = artifacts.pack()?;
+        Ok(Self {
+            artifacts,
+            initramfs,
+            levels,
+            machine: None,
+            boots: 0,
+        })
+    }
+
+    /// Runs one case and reports it.
+    ///
+    /// # Errors
+    ///
+    /// When the report cannot be kept.
+    pub fn run(&mut self, report: &mut Report, name: &str) -> Result<()> {
+        let section = self.levels.section();
+        let full = format!("{section}/{name}");
+        let begun = Instant::now();
+        let mut notes = String::new();
+        let result = self.attempt(report, name, &mut notes);
+        for line in notes.lines() {
+            report.remark(line);
+        }
+        match result {
+            Ok((Verdict::Pass, _)) => {
+                report.pass(&format!("{full} ({:.1} s)", begun.elapsed().as_secs_f32()));
+            }
+            Ok((Verdict::Skip, why)) => report.skip(&full, &why),
+            Ok((Verdict::Fail, why)) => {
+                let log = self.story(report, name, &notes, &why)?;
+                report.fail(&full, &why, &log);
+            }
+            Err(error) => {
+                let why = format!("{error:#}");
+                let log = self.story(report, name, &notes, &why)?;
+                report.fail(&full, &why, &log);
+                // Whatever state it is in, nobody can rely on it.
+                self.machine = None;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the machine.
+    ///
+    /// # Errors
+    ///
+    /// When it does not end.
+    pub fn end(&mut self) -> Result<()> {
+        match self.machine.take() {
+            Some(machine) => machine.quit(END).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// The log of a failed case: what was said of it, and the kernel's words since the boot.
+    fn story(&self, report: &Report, name: &str, notes: &str, why: &str) -> Result<PathBuf> {
+        let kernel = fs::read(self.kernel_log(report)).unwrap_or_default();
+        let mut text = format!("case {name}\n{notes}\n{why}\n\nThe Host's kernel:\n").into_bytes();
+        text.extend(kernel);
+        report.keep(self.levels.section(), name, &text)
+    }
+
+    fn kernel_log(&self, report: &Report) -> PathBuf {
+        report.log_path(self.levels.section(), &format!("boot {}", self.boots))
+    }
+
+    /// Runs one case; an error means that the machine cannot be used any more.
+    fn attempt(
+        &mut self,
+        report: &Report,
+        name: &str,
+        notes: &mut String,
+    ) -> Result<(Verdict, String)> {
+        let mut machine = match self.machine.take() {
+            Some(machine) => machine,
+            None => self.boot(report)?,
+        };
+        machine.tell(&format!("case {name}"))?;
+        let end = Instant::now() + CASE;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            match machine.hear(left)? {
+                Message::Start(_) => {}
+                Message::Note(text) => {
+                    notes.push_str(&text);
+                    notes.push('\n');
+                }
+                Message::Nmi => {
+                    machine.inject_nmi()?;
+                    machine.tell("done")?;
+                }
+                Message::End(verdict, text) => {
+                    self.machine = Some(machine);
+                    return Ok((verdict, text));
+                }
+                other => bail!("the machine says {other:?}"),
+            }
+        }
+    }
+
+    fn boot(&mut self, report: &Report) -> Result<Machine> {
+        self.boots += 1;
+        let log = self.kernel_log(report);
+        let mut settings = Settings::new(&self.artifacts.kernel, self.initramfs.clone(), &log);
+        settings.five_levels = self.levels == Levels::Five;
+        let mut machine = Machine::start(&settings)?;
+        let facts = machine.wait_until_ready(BOOT)?;
+        report.remark(&format!("booted Linux {facts}"));
+        let expected = if self.levels == Levels::Five {
+            "levels 5"
+        } else {
+            "levels 4"
+        };
+        if !facts.contains(expected) {
+            bail!("the machine has {facts:?}, not {expected:?}");
+        }
+        Ok(machine)
+    }
+}

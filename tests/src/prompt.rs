@@ -1,0 +1,401 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! What a user of `make run` sees: at a terminal, and with a pipe.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::pty::openpty;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::termios::{Termios, tcgetattr};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+use crate::artifacts::{root, target_directory};
+use crate::report::Report;
+
+/// How long anything may take.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// One test of the user's side.
+#[derive(Debug)]
+pub struct Test {
+    /// What it is called.
+    pub name: &'static str,
+    body: fn(&mut Session) -> Result<()>,
+    kind: Kind,
+}
+
+/// What the user has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Pipe,
+    Terminal,
+    TerminalAndShell,
+}
+
+/// All of them.
+pub const TESTS: &[Test] = &[
+    Test {
+        name: "pipe",
+        body: pipe,
+        kind: Kind::Pipe,
+    },
+    Test {
+        name: "pipe-end",
+        body: pipe_end,
+        kind: Kind::Pipe,
+    },
+    Test {
+        name: "pipe-crash",
+        body: pipe_crash,
+        kind: Kind::Pipe,
+    },
+    Test {
+        name: "pipe-restart",
+        body: pipe_restart,
+        kind: Kind::Pipe,
+    },
+    Test {
+        name: "terminal",
+        body: terminal,
+        kind: Kind::Terminal,
+    },
+    Test {
+        name: "terminal-leave",
+        body: leave,
+        kind: Kind::Terminal,
+    },
+    Test {
+        name: "terminal-interrupts",
+        body: interrupts,
+        kind: Kind::Terminal,
+    },
+    Test {
+        name: "terminal-signal",
+        body: signal,
+        kind: Kind::Terminal,
+    },
+    Test {
+        name: "host-shell",
+        body: host_shell,
+        kind: Kind::TerminalAndShell,
+    },
+];
+
+impl Test {
+    /// Runs it and reports it.
+    ///
+    /// # Errors
+    ///
+    /// When the log of a failure cannot be kept.
+    pub fn run(&self, report: &mut Report) -> Result<()> {
+        let full = format!("prompt/{}", self.name);
+        let begun = Instant::now();
+        let mut session = match Session::start(self.kind) {
+            Ok(session) => session,
+            Err(error) => {
+                let why = format!("{error:#}");
+                let log = report.keep("prompt", self.name, why.as_bytes())?;
+                report.fail(&full, &why, &log);
+                return Ok(());
+            }
+        };
+        match (self.body)(&mut session) {
+            Ok(()) => report.pass(&format!("{full} ({:.1} s)", begun.elapsed().as_secs_f32())),
+            Err(error) => {
+                let why = format!("{error:#}");
+                let text = format!("{why}\n\nAll that was seen:\n{}", session.seen.text());
+                let log = report.keep("prompt", self.name, text.as_bytes())?;
+                report.fail(&full, &why, &log);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What has been seen so far.
+#[derive(Debug, Default)]
+struct Seen {
+    bytes: Mutex<(Vec<u8>, usize)>,
+    more: Condvar,
+}
+
+impl Seen {
+    fn text(&self) -> String {
+        let guard = self.bytes.lock().expect("no reader panics");
+        String::from_utf8_lossy(&guard.0).into_owned()
+    }
+
+    /// Takes in a stream in a thread of its own.
+    fn follow(self: &Arc<Self>, mut stream: impl Read + Send + 'static) {
+        let seen = Arc::clone(self);
+        seen.bytes.lock().expect("no reader panics").1 += 1;
+        thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            // A terminal whose other side is gone reads as an error.
+            while let Ok(n @ 1..) = stream.read(&mut buffer) {
+                let mut guard = seen.bytes.lock().expect("no reader panics");
+                guard.0.extend_from_slice(&buffer[..n]);
+                seen.more.notify_all();
+            }
+            seen.bytes.lock().expect("no reader panics").1 -= 1;
+            seen.more.notify_all();
+        });
+    }
+
+    /// Waits until `text` is there `times` times.
+    fn wait_for(&self, text: &str, times: usize) -> Result<()> {
+        let end = Instant::now() + PATIENCE;
+        let mut guard = self.bytes.lock().expect("no reader panics");
+        loop {
+            let so_far = String::from_utf8_lossy(&guard.0).into_owned();
+            if so_far.matches(text).count() >= times {
+                return Ok(());
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() || guard.1 == 0 {
+                bail!("{text:?} did not come {times} times");
+            }
+            guard = self
+                .more
+                .wait_timeout(guard, left)
+                .expect("no reader panics")
+                .0;
+        }
+    }
+}
+
+/// `boot run`, with somebody in front of it.
+struct Session {
+    child: Child,
+    keys: File,
+    seen: Arc<Seen>,
+    /// Where it makes its temporary files.
+    temp: TempDir,
+    /// The terminal and how it was before.
+    terminal: Option<(File, Termios)>,
+}
+
+impl Session {
+    fn start(kind: Kind) -> Result<Self> {
+        let mut command = Command::new(boot_program()?);
+        let temp = tempfile::Builder::new().prefix("lgt").tempdir()?;
+        command.arg("run").env("TMPDIR", temp.path());
+        if kind == Kind::TerminalAndShell {
+            command.arg("--host-shell");
+        }
+        let seen = Arc::new(Seen::default());
+        if kind == Kind::Pipe {
+            command
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped());
+            let mut child = command.spawn().context("cannot start boot")?;
+            seen.follow(child.stdout.take().context("a pipe was asked for")?);
+            seen.follow(child.stderr.take().context("a pipe was asked for")?);
+            let input = child.stdin.take().context("a pipe was asked for")?;
+            let keys = File::from(std::os::fd::OwnedFd::from(input));
+            return Ok(Self {
+                child,
+                keys,
+                seen,
+                temp,
+                terminal: None,
+            });
+        }
+        let pty = openpty(None, None)?;
+        let (master, slave) = (File::from(pty.master), File::from(pty.slave));
+        let before = tcgetattr(slave.as_fd())?;
+        command
+            .stdin(slave.try_clone()?)
+            .stdout(slave.try_clone()?)
+            .stderr(slave.try_clone()?);
+        let child = command.spawn().context("cannot start boot")?;
+        drop(command);
+        seen.follow(master.try_clone()?);
+        Ok(Self {
+            child,
+            keys: master,
+            seen,
+            temp,
+            terminal: Some((slave, before)),
+        })
+    }
+
+    fn type_in(&mut self, text: &str) -> Result<()> {
+        self.keys
+            .write_all(text.as_bytes())
+            .context("nobody listens to the keys")
+    }
+
+    /// Types a line once the Guest's prompt has been there `times` times.
+    fn at_prompt(&mut self, times: usize, line: &str) -> Result<()> {
+        self.seen.wait_for(PROMPT, times)?;
+        self.type_in(line)
+    }
+
+    fn end(&mut self) -> Result<ExitStatus> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            ensure!(Instant::now() < end, "boot did not end");
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Waits for the end and checks the status, and that the terminal is as it was.
+    fn expect(&mut self, code: i32) -> Result<()> {
+        let status = self.end()?;
+        ensure!(status.code() == Some(code), "{status} instead of {code}");
+        if let Some((slave, before)) = &self.terminal {
+            let after = tcgetattr(slave.as_fd())?;
+            ensure!(after == *before, "the terminal is not as it was");
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // A test that fails leaves nothing running. Both fail only when it has ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The Guest's prompt.
+const PROMPT: &str = "guest> ";
+/// The key that begins a command to `boot`.
+const CTRL_BRACKET: &str = "\u{1d}";
+
+/// Builds `boot` and gives its path.
+fn boot_program() -> Result<PathBuf> {
+    let status = Command::new(env!("CARGO"))
+        .current_dir(root())
+        .args([
+            "build",
+            "--quiet",
+            "--release",
+            "--package",
+            "lguest-tests",
+            "--bin",
+            "boot",
+        ])
+        .status()?;
+    ensure!(status.success(), "boot does not build");
+    Ok(target_directory().join("release/boot"))
+}
+
+fn pipe(session: &mut Session) -> Result<()> {
+    session.type_in("help\nmem\nfault\nuser\necho one two\nhalt\n")?;
+    session.expect(0)?;
+    for text in ["one two", "Commands:", "crash"] {
+        session.seen.wait_for(text, 1)?;
+    }
+    ensure!(
+        !session.seen.text().contains('\r'),
+        "a carriage return came through a pipe"
+    );
+    Ok(())
+}
+
+fn pipe_end(session: &mut Session) -> Result<()> {
+    session.type_in("echo the last words\n")?;
+    // Nothing more: as if a file had ended.
+    session.keys = File::open("/dev/null")?;
+    session.expect(0)?;
+    session.seen.wait_for("the last words", 1)
+}
+
+fn pipe_crash(session: &mut Session) -> Result<()> {
+    session.type_in("crash\n")?;
+    session.expect(5)?;
+    session.seen.wait_for("the Guest crashed", 1)
+}
+
+fn pipe_restart(session: &mut Session) -> Result<()> {
+    session.at_prompt(1, "restart\n")?;
+    session.at_prompt(2, "echo here again\n")?;
+    session.seen.wait_for("here again", 1)?;
+    session.type_in("halt\n")?;
+    session.expect(0)
+}
+
+fn terminal(session: &mut Session) -> Result<()> {
+    session.seen.wait_for("To leave:", 1)?;
+    session.at_prompt(1, "echo a  terminal\r")?;
+    session.at_prompt(2, "halt\r")?;
+    session.expect(0)?;
+    let text = session.seen.text();
+    let (keys, prompt) = (text.find("To leave:"), text.find(PROMPT));
+    ensure!(keys < prompt, "the keys that leave were not said first");
+    // The echo of what was typed, and the answer to it.
+    ensure!(
+        text.matches("a  terminal").count() >= 2,
+        "no echo, or no answer: {text:?}"
+    );
+    // In raw mode nobody adds the carriage returns that a line needs, if the Guest does not.
+    let bare = text
+        .split("Guest starts")
+        .last()
+        .unwrap_or("")
+        .replace("\r\n", "");
+    ensure!(
+        !bare.contains('\n'),
+        "a line end without a carriage return: {text:?}"
+    );
+    Ok(())
+}
+
+fn leave(session: &mut Session) -> Result<()> {
+    session.at_prompt(1, &format!("{CTRL_BRACKET}q"))?;
+    session.expect(130)
+}
+
+fn interrupts(session: &mut Session) -> Result<()> {
+    session.at_prompt(1, "spin\r")?;
+    thread::sleep(Duration::from_secs(2));
+    session.type_in("\u{3}\u{3}\u{3}")?;
+    session.expect(130)
+}
+
+fn signal(session: &mut Session) -> Result<()> {
+    session.seen.wait_for(PROMPT, 1)?;
+    let pid = Pid::from_raw(session.child.id().cast_signed());
+    let folders = |session: &Session| Ok::<_, std::io::Error>(fs::read_dir(&session.temp)?.count());
+    ensure!(
+        folders(session)? == 1,
+        "the machine has no folder of its own"
+    );
+    kill(pid, Signal::SIGTERM)?;
+    session.expect(143)?;
+    ensure!(
+        folders(session)? == 0,
+        "the machine's folder is still there"
+    );
+    Ok(())
+}
+
+fn host_shell(session: &mut Session) -> Result<()> {
+    session.at_prompt(1, &format!("{CTRL_BRACKET}s"))?;
+    session.seen.wait_for("host# ", 1)?;
+    session.type_in("echo $((6 * 7)) $(uname)\r")?;
+    session.seen.wait_for("42 Linux", 1)?;
+    session.type_in(&format!("{CTRL_BRACKET}s"))?;
+    session.type_in("echo back again\r")?;
+    session.seen.wait_for("back again", 2)?;
+    session.type_in("halt\r")?;
+    session.seen.wait_for("the Guest is over", 1)?;
+    session.type_in(&format!("{CTRL_BRACKET}q"))?;
+    session.expect(0)
+}
