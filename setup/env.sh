@@ -32,9 +32,9 @@ RUST_LIB_SRC=$LGUEST_SYSROOT/lib/rustlib/src/rust/library
 RUSTC_LGUEST=$LGUEST_CACHE/bin/rustc-lguest
 unset lguest_rustc lguest_key
 
-# The newest libclang that is installed; bindgen would take any.
+# The newest libclang from 17 up that is installed; bindgen would take any.
 if [ -z "${LIBCLANG_PATH:-}" ]; then
-    for lguest_dir in /usr/lib/llvm-{15..40}/lib; do
+    for lguest_dir in /usr/lib/llvm-{17..40}/lib; do
         [ -e "$lguest_dir/libclang.so" ] || [ -e "$lguest_dir/libclang.so.1" ] ||
             compgen -G "$lguest_dir/libclang-*.so*" >/dev/null || continue
         LIBCLANG_PATH=$lguest_dir

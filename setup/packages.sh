@@ -10,7 +10,7 @@ set -euo pipefail
 has_header() { printf '#include <%s>\n' "$1" | gcc -E -x c -o /dev/null - 2>/dev/null; }
 has_libclang() { [ -n "${LIBCLANG_PATH:-}" ]; }
 has_busybox() {
-    [ -x "$LGUEST_BUSYBOX" ] && ! LC_ALL=C readelf -l "$LGUEST_BUSYBOX" 2>/dev/null | grep -q INTERP
+    [ -x "$LGUEST_BUSYBOX" ] && [[ $(LC_ALL=C readelf -l "$LGUEST_BUSYBOX") != *INTERP* ]]
 }
 
 # Debian's name, then the test that finds the thing itself: a program
@@ -39,12 +39,13 @@ TABLE
 }
 
 # The plain libclang-dev of Debian 12 is LLVM 14, too old for the kernel's
-# bindings: take the newest numbered one from 15 up that apt offers.
+# bindings: take a numbered one, 19 first, which is the one tried most.
 pick_libclang() {
     local n
-    for n in 22 21 20 19 18 17 16 15; do
-        apt-cache policy "libclang-$n-dev" 2>/dev/null | grep -qE 'Candidate: [^(]' || continue
-        echo "libclang-$n-dev"; return
+    for n in 19 20 21 22 18 17; do
+        [[ $(LC_ALL=C apt-cache policy "libclang-$n-dev" 2>/dev/null) == *'Candidate: '[!\(]* ]] || continue
+        echo "libclang-$n-dev"
+        return
     done
     echo libclang-dev
 }
@@ -59,13 +60,13 @@ update_lists() {
 }
 
 install() {
-    local packages sudo=() i answer
+    local packages sudo=() i answer log=$LGUEST_CACHE/log/packages.log
     mapfile -t packages < <(missing)
     [ ${#packages[@]} -gt 0 ] || return 0
     if ! command -v apt-get >/dev/null || ! command -v dpkg >/dev/null; then
         die "this is not Debian or Ubuntu, so nothing is installed for you. Please install what
         Debian calls: ${packages[*]}
-        and start again. (libclang from LLVM 15 or newer; busybox linked statically.)"
+        and start again. (libclang from LLVM 17 or newer; busybox linked statically.)"
     fi
     if [ "$(id -u)" -ne 0 ]; then
         local command="apt-get update; apt-get install --no-install-recommends ${packages[*]}"
@@ -87,9 +88,12 @@ install() {
     mapfile -t -O ${#packages[@]} packages < <(apt-get install --simulate --no-install-recommends \
         "${packages[@]}" 2>/dev/null | sed -n 's/^Remv \([^ ]*\).*/\1/p')
     note "installing: ${packages[*]}"
-    "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-remove \
-        --no-install-recommends "${packages[@]}" >&2 ||
-        die 'apt-get could not install them; its message is above'
+    mkdir -p "${log%/*}"
+    if ! "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-remove \
+        --no-install-recommends "${packages[@]}" > "$log" 2>&1; then
+        tail -n 20 "$log" >&2
+        die "apt-get could not install them; all it said is in $log"
+    fi
     . "$LGUEST_ROOT/setup/env.sh"
     mapfile -t packages < <(missing)
     [ ${#packages[@]} -eq 0 ] || die "installed, but still not found: ${packages[*]}"
