@@ -387,13 +387,17 @@ impl Talk {
             leave,
             ..
         } = self;
+        if leave {
+            // The machine goes with all that is in it.
+            return Ok(());
+        }
         let rest = [&machine.user, &machine.pipe].map(UnixStream::try_clone);
         machine.quit(END)?;
         // The followers end with the machine, so this loop does too, but for the thread that
         // still waits for the user's keys.
         while let Ok(event) = events.recv_timeout(Duration::from_millis(200)) {
             match event {
-                Event::Output(from, bytes) if from == side && !leave => print(&bytes)?,
+                Event::Output(from, bytes) if from == side => print(&bytes)?,
                 Event::Complaint(bytes) => io::stderr().write_all(&bytes)?,
                 _ => {}
             }

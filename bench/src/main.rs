@@ -1,0 +1,368 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Measures the figures that the book tells, and writes them to `bench/figures.json`.
+//!
+//! What runs in the emulated machine is counted in instructions, which come out the same each
+//! time. What runs on this machine is timed: the median of several runs.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Parser;
+use lguest_tests::artifacts::{self, Artifacts, root};
+use lguest_tests::cleanup;
+use lguest_tests::control::Message;
+use lguest_tests::figures::FIGURES;
+use lguest_tests::machine::{Machine, Settings, drain};
+use serde_json::{Map, Value, json};
+use tempfile::TempDir;
+
+#[derive(Debug, Parser)]
+#[command(about = "Measures the figures and writes bench/figures.json")]
+struct Options {
+    /// Only these; the others keep what was measured before
+    figures: Vec<String>,
+}
+
+/// One figure: its name, how it is measured, and what it may be at most.
+struct Figure {
+    name: &'static str,
+    unit: &'static str,
+    limit: f64,
+    command: &'static str,
+    measure: fn() -> Result<f64>,
+}
+
+const FIGURES_KNOWN: &[Figure] = &[
+    Figure {
+        name: "hypercall_round_trip",
+        unit: "instructions",
+        limit: 470.0,
+        command: "a Guest reads the TSC, calls FLUSH_ASYNC, reads the TSC again, under \
+                  `-icount shift=0,sleep=off`: the least of 10 rounds of 1,000",
+        measure: hypercall_round_trip,
+    },
+    Figure {
+        name: "tangle_full_ms",
+        unit: "ms",
+        limit: 60.0,
+        command: "`tangle tangle` of a book of 30,000 lines and 1,200 chunks with no output \
+                  there yet: the median of 15",
+        measure: tangle_full,
+    },
+    Figure {
+        name: "tangle_unchanged_ms",
+        unit: "ms",
+        limit: 30.0,
+        command: "the same once more, with nothing changed: the median of 15, and no file is \
+                  touched",
+        measure: tangle_unchanged,
+    },
+    Figure {
+        name: "edit_to_result_s",
+        unit: "s",
+        limit: 40.0,
+        command: "a line of book/host/hypercalls.md is changed in a copy of the tree, then \
+                  `make programs` and `boot case hello`: the median of 3",
+        measure: edit_to_result,
+    },
+];
+
+fn main() -> Result<()> {
+    let options = Options::parse();
+    cleanup::watch_signals()?;
+    for name in &options.figures {
+        let known = FIGURES_KNOWN.iter().any(|figure| figure.name == name);
+        ensure!(known, "no figure is called {name}");
+    }
+    let path = root().join(FIGURES);
+    let mut figures: Map<String, Value> = match fs::read_to_string(&path) {
+        Ok(text) => serde_json::from_str(&text).with_context(|| path.display().to_string())?,
+        Err(_) => Map::new(),
+    };
+    let mut beyond = Vec::new();
+    for figure in FIGURES_KNOWN {
+        if !options.figures.is_empty() && !options.figures.iter().any(|name| name == figure.name) {
+            continue;
+        }
+        let value = (figure.measure)().with_context(|| figure.name.to_owned())?;
+        println!(
+            "{:24} {value} {} (at most {})",
+            figure.name, figure.unit, figure.limit
+        );
+        if value > figure.limit {
+            beyond.push(figure.name);
+        }
+        let value = json!({
+            "value": number(value),
+            "unit": figure.unit,
+            "limit": number(figure.limit),
+            "command": figure.command,
+            "versions": versions(),
+        });
+        figures.insert(figure.name.to_owned(), value);
+        let text = serde_json::to_string_pretty(&figures)?;
+        fs::write(&path, text + "\n").with_context(|| path.display().to_string())?;
+    }
+    ensure!(
+        beyond.is_empty(),
+        "beyond their limits: {}",
+        beyond.join(", ")
+    );
+    Ok(())
+}
+
+/// A whole number without a decimal point, if it is one.
+fn number(value: f64) -> Value {
+    if value.fract() == 0.0 {
+        json!(value as i64)
+    } else {
+        json!(value)
+    }
+}
+
+/// What the figures depend on.
+fn versions() -> BTreeMap<&'static str, String> {
+    let first_line = |program: &str| {
+        let output = Command::new(program).arg("--version").output();
+        let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+        text.ok()
+            .and_then(|text| text.lines().next().map(str::to_owned))
+            .unwrap_or_default()
+    };
+    let release = artifacts::place("KDIR").and_then(|tree| {
+        Ok(fs::read_to_string(
+            tree.join("include/config/kernel.release"),
+        )?)
+    });
+    BTreeMap::from([
+        ("linux", release.unwrap_or_default().trim().to_owned()),
+        ("qemu", first_line("qemu-system-x86_64")),
+        ("rustc", first_line("rustc")),
+    ])
+}
+
+/// The middle one of some numbers.
+fn median(mut numbers: Vec<f64>) -> f64 {
+    numbers.sort_by(f64::total_cmp);
+    numbers[numbers.len() / 2]
+}
+
+/// Runs a command that must succeed and gives how long it took.
+fn timed(command: &mut Command) -> Result<Duration> {
+    let begun = Instant::now();
+    let output = command.stdin(Stdio::null()).output();
+    let output = output.with_context(|| format!("cannot start {command:?}"))?;
+    let took = begun.elapsed();
+    if !output.status.success() {
+        let text = [output.stdout, output.stderr].concat();
+        bail!("{command:?} failed:\n{}", String::from_utf8_lossy(&text));
+    }
+    Ok(took)
+}
+
+fn hypercall_round_trip() -> Result<f64> {
+    let artifacts = Artifacts::collect()?.with_test_guests()?;
+    artifacts.complete()?;
+    let log = artifacts::log_directory()?.join("bench-round-trip.log");
+    let mut settings = Settings::new(&artifacts.kernel, artifacts.pack()?, &log);
+    settings.count_instructions = true;
+    let mut machine = Machine::start(&settings)?;
+    machine.wait_until_ready(Duration::from_secs(600))?;
+    machine.tell("guest pipe alone 16 /guests/probe case=round-trip rounds=10")?;
+    match machine.hear(Duration::from_secs(600))? {
+        Message::Exit(0) => {}
+        other => bail!("the Guest ended with {other:?}"),
+    }
+    let mut pipe = machine.pipe.try_clone()?;
+    machine.quit(Duration::from_secs(60))?;
+    let text = String::from_utf8_lossy(&drain(&mut pipe)?).into_owned();
+    print!("{text}");
+    let line = text
+        .lines()
+        .find_map(|line| line.trim_end().strip_prefix("good: round trip "));
+    Ok(line.context("the Guest did not say")?.parse()?)
+}
+
+/// Where the programs of this workspace are built.
+fn built(name: &str) -> PathBuf {
+    artifacts::target_directory().join("release").join(name)
+}
+
+/// A book to measure tangle with, and the program.
+fn big_book() -> Result<TempDir> {
+    let mut build = Command::new(env!("CARGO"));
+    build.current_dir(root());
+    timed(build.args(["build", "--quiet", "--release", "-p", "tangle"]))?;
+    let mut build = Command::new(env!("CARGO"));
+    build.current_dir(root());
+    timed(build.args([
+        "build",
+        "--quiet",
+        "--release",
+        "-p",
+        "tangle",
+        "--example",
+        "big_book",
+    ]))?;
+    let folder = tempfile::Builder::new().prefix("lguest-book").tempdir()?;
+    cleanup::note_folder(folder.path());
+    timed(Command::new(built("examples/big_book")).arg(folder.path()))?;
+    Ok(folder)
+}
+
+/// One run of tangle in a folder, in milliseconds.
+fn tangle(folder: &Path) -> Result<f64> {
+    let took = timed(
+        Command::new(built("tangle"))
+            .current_dir(folder)
+            .arg("tangle"),
+    )?;
+    Ok(took.as_secs_f64() * 1000.0)
+}
+
+/// Everything in a folder but the book itself.
+fn outputs(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name != "book" && name != "book.toml" {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
+}
+
+fn tangle_full() -> Result<f64> {
+    let folder = big_book()?;
+    let mut times = Vec::new();
+    for _ in 0..15 {
+        for output in outputs(folder.path())? {
+            if output.is_dir() {
+                fs::remove_dir_all(output)?
+            } else {
+                fs::remove_file(output)?
+            }
+        }
+        times.push(tangle(folder.path())?);
+        ensure!(!outputs(folder.path())?.is_empty(), "nothing was written");
+    }
+    Ok((median(times) * 10.0).round() / 10.0)
+}
+
+fn tangle_unchanged() -> Result<f64> {
+    let folder = big_book()?;
+    tangle(folder.path())?;
+    let before = stamps(folder.path())?;
+    let mut times = Vec::new();
+    for _ in 0..15 {
+        times.push(tangle(folder.path())?);
+    }
+    ensure!(
+        stamps(folder.path())? == before,
+        "a run with no change touched a file"
+    );
+    Ok((median(times) * 10.0).round() / 10.0)
+}
+
+/// When each file under a folder was last written, and its size.
+fn stamps(folder: &Path) -> Result<BTreeMap<PathBuf, (std::time::SystemTime, u64)>> {
+    let mut all = BTreeMap::new();
+    let mut waiting = vec![folder.to_path_buf()];
+    while let Some(place) = waiting.pop() {
+        for entry in fs::read_dir(place)? {
+            let entry = entry?;
+            let metadata = entry.metadata()?;
+            if metadata.is_dir() {
+                waiting.push(entry.path());
+            } else {
+                all.insert(entry.path(), (metadata.modified()?, metadata.len()));
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// The line that is changed, and what it becomes: a message that a killed Guest would leave.
+const EDITED: (&str, &str, &str) = (
+    "book/host/hypercalls.md",
+    "INIT (1) a second time",
+    "INIT (1) once more, round",
+);
+
+fn edit_to_result() -> Result<f64> {
+    let folder = tempfile::Builder::new().prefix("lguest-copy").tempdir()?;
+    cleanup::note_folder(folder.path());
+    let copy = folder.path().join("tree");
+    // A whole copy, with all that is built, so that only the edit is new. Times of files are
+    // kept: make and cargo go by them.
+    timed(Command::new("cp").arg("-a").arg(root()).arg(&copy))?;
+    let chapter = copy.join(EDITED.0);
+    let original = fs::read_to_string(&chapter)?;
+    ensure!(
+        original.contains(EDITED.1),
+        "{} has no line {:?}",
+        EDITED.0,
+        EDITED.1
+    );
+    let steps = || -> Result<f64> {
+        let begun = Instant::now();
+        let make = |target: &str| {
+            let mut command = Command::new("make");
+            command
+                .current_dir(&copy)
+                .arg(target)
+                .env_remove("CARGO_TARGET_DIR");
+            command
+        };
+        timed(&mut make("programs"))?;
+        let mut boot = Command::new(env!("CARGO"));
+        boot.current_dir(&copy).env_remove("CARGO_TARGET_DIR");
+        boot.args([
+            "run",
+            "--quiet",
+            "--release",
+            "-p",
+            "lguest-tests",
+            "--bin",
+            "boot",
+            "--",
+        ]);
+        timed(boot.args(["case", "hello"]))?;
+        Ok(begun.elapsed().as_secs_f64())
+    };
+    // The copy lies elsewhere, so cargo and Kbuild build some of it again: that is not the edit.
+    steps()?;
+    let mut times = Vec::new();
+    for round in 0..3 {
+        let edited = original.replace(EDITED.1, &format!("{} {round}", EDITED.2));
+        fs::write(&chapter, edited)?;
+        let before = fs::metadata(copy.join("module/lguest.ko"))?.modified()?;
+        times.push(steps()?);
+        let after = fs::metadata(copy.join("module/lguest.ko"))?.modified()?;
+        ensure!(after > before, "the module was not built again");
+    }
+    Ok(median(times).round())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_in_the_middle() {
+        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(vec![5.0]), 5.0);
+    }
+
+    #[test]
+    fn whole_numbers_have_no_point() {
+        assert_eq!(number(470.0).to_string(), "470");
+        assert_eq!(number(12.5).to_string(), "12.5");
+    }
+}
