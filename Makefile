@@ -73,16 +73,19 @@ test-long: setup programs ## all tests
 bench: setup programs ## measure, and write bench/figures.json
 	@$(ENV) bench/measure
 
-book: setup tangle ## render the book into target/book
-	@$(ENV) cargo build --quiet --release --package tangle; mdbook build
+# book.toml names the command that weaves by its place: target/release.
+WEAVE = cargo build --quiet --release --package tangle --target-dir target
+
+book: setup tangle ## render the book into book-out
+	@$(ENV) $(WEAVE); mdbook build
 
 serve: setup tangle ## render the book, serve it, and follow changes
-	@$(ENV) cargo build --quiet --release --package tangle; mdbook serve
+	@$(ENV) $(WEAVE); mdbook serve
 
 clean: ## remove what was built in this checkout
-	@cargo clean --quiet; rm -rf workspace/target guest/target tests/guests/target
-	@[ ! -f module/Kbuild ] || { $(ENV) [ ! -d "$$KDIR" ] || \
-		make -s -C "$$KDIR" M="$(CURDIR)/module" clean; }
+	@cargo clean --quiet; rm -rf workspace/target tests/guests/target book-out
+	@$(ENV) [ ! -f module/Kbuild ] || [ ! -d "$$KDIR" ] || \
+		make -s -C "$$KDIR" M="$(CURDIR)/module" BITFLAGS_SRC=none clean
 
 distclean: clean ## remove the caches as well
 	@setup/remove
