@@ -243,8 +243,8 @@ pub fn flush_address(_: &mut Bench) -> Result<()> {
             ("a=0xffff800000000000", Lives),
             ("a=0xffffffffffffffff", Lives),
             ("a=0xffffffff80100000", Lives),
-            ("a=0x0000800000000000", Killed),
-            ("a=0xffff7fffffffffff", Killed),
+            ("a=0x0100000000000000", Killed),
+            ("a=0xfeffffffffffffff", Killed),
             ("a=0x8000000000000000", Killed),
         ],
     )
