@@ -2,8 +2,8 @@
 
 //! One block as HTML: caption, code, links.
 //!
-//! Everything stands on one line. Markdown ends a block of HTML at an empty line, and code is full
-//! of them; so a line end within code is written as a character reference.
+//! Markdown ends a block of HTML at an empty line, and code is full of them; so the line end before
+//! an empty line of code is written as a character reference.
 
 use std::fmt::Write as _;
 
@@ -48,7 +48,7 @@ fn caption(book: &Book, links: &Links<'_>, id: PartId, out: &mut String) {
     }
     if chunk.parts.len() > 1 {
         let (k, n) = (part.index + 1, chunk.parts.len());
-        let _ = write!(out, "<span class=\"chunk-part\">part {k} of {n}</span> ");
+        let _ = write!(out, "part {k} of {n} ");
     }
     out.push_str("<span class=\"chunk-place\">");
     places(book, links, id, out);
@@ -115,11 +115,16 @@ fn code(book: &Book, links: &Links<'_>, part: &Part, out: &mut String) {
     // mdBook changes the code of a block with nothing but text in it: it would hide lines.
     let _ = write!(out, "<pre><code class=\"{class}\"><!---->");
     let mut references = part.references.iter();
-    for line in &part.block.lines {
+    for (index, line) in part.block.lines.iter().enumerate() {
         let shown = shown(source, line);
+        match index {
+            0 => {}
+            _ if shown.trim().is_empty() => out.push_str("&#10;"),
+            _ => out.push('\n'),
+        }
         let mut write = |shown: &str, out: &mut String| match &mut colours {
             Some(colours) => colours.line(shown, out),
-            None => out.push_str(&text(shown)),
+            None => push_text(shown, out),
         };
         let reference = match line.kind {
             LineKind::Reference(_) => references.next().map(|&id| book.reference(id)),
@@ -149,6 +154,8 @@ fn code(book: &Book, links: &Links<'_>, part: &Part, out: &mut String) {
                 out.push_str("</a>");
             }
         }
+    }
+    if !part.block.lines.is_empty() {
         out.push_str("&#10;");
     }
     out.push_str("</code></pre>");
@@ -186,11 +193,7 @@ fn neighbours(book: &Book, links: &Links<'_>, id: PartId, page: &str, out: &mut 
         said.push(format!("Used in {}", list(users)));
     }
     if !said.is_empty() {
-        out.push_str("<div class=\"chunk-links\">");
-        for said in said {
-            let _ = write!(out, "<span>{said}</span> ");
-        }
-        out.push_str("</div>");
+        let _ = write!(out, "<div class=\"chunk-links\">{}.</div>", said.join(". "));
     }
 }
 
@@ -242,16 +245,21 @@ pub(super) fn text(text: &str) -> String {
 
 /// As [`text`], at the end of `out`.
 pub(super) fn push_text(text: &str, out: &mut String) {
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '{' => out.push_str("&#123;"),
-            _ => out.push(c),
-        }
+    let mut from = 0;
+    for (at, byte) in text.bytes().enumerate() {
+        let written = match byte {
+            b'&' => "&amp;",
+            b'<' => "&lt;",
+            b'>' => "&gt;",
+            b'"' => "&quot;",
+            b'{' => "&#123;",
+            _ => continue,
+        };
+        out.push_str(&text[from..at]);
+        out.push_str(written);
+        from = at + 1;
     }
+    out.push_str(&text[from..]);
 }
 
 /// A title or a reason: text in which backquotes stand round code.

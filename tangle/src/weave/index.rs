@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 
-use super::figure::{lines, list, name, prose, text};
+use super::figure::{lines, list, prose, text};
 use super::links::{Links, relative};
 use crate::book::{Book, Chunk, ChunkId, PartId};
 use crate::expand::{Output, Placement};
@@ -31,8 +31,8 @@ pub(super) fn chunks(book: &Book, links: &Links<'_>) -> String {
     named.sort_unstable_by_key(|&(name, ..)| name);
     let mut out = format!(
         "# All chunks\n\nThe {} named pieces of code in this book, by name: in which chapter each \
-         is shown,\nwhere its lines land, and which other piece brings it in. The files that they \
-         make are on\n[the next page]({FILES}).\n",
+         is shown,\nwhere its lines land, and which other piece brings it in. The files they make \
+         are on\n[the next page]({FILES}).\n",
         named.len()
     );
     for group in named.chunk_by(|(a, ..), (b, ..)| a.as_bytes()[0] == b.as_bytes()[0]) {
@@ -49,19 +49,25 @@ pub(super) fn chunks(book: &Book, links: &Links<'_>) -> String {
 fn entry(book: &Book, links: &Links<'_>, id: ChunkId, chunk: &Chunk, out: &mut String) {
     let anchor = links.anchor_of(id);
     let first = links.to_part(CHUNKS_PAGE, chunk.parts[0]);
-    let label = name(&chunk.target);
-    let _ = write!(out, "<dt id=\"{anchor}\"><a href=\"{first}\">{label}</a></dt><dd>");
-    for &part in &chunk.parts {
-        let chapter = text(links.name(book.part(part).source));
-        let link = links.to_part(CHUNKS_PAGE, part);
+    let called = text(chunk.target.name());
+    let _ = write!(out, "<dt id=\"{anchor}\"><a href=\"{first}\">{called}</a></dt><dd>");
+    for (index, &part) in chunk.parts.iter().enumerate() {
         let block = &book.part(part).block;
-        let title = block.title.as_ref().map(|title| format!("{}, ", prose(&title.text)));
-        let _ = write!(
-            out,
-            "<div>{}<a href=\"{link}\">{chapter}</a>: {}</div>",
-            title.unwrap_or_default(),
-            places(book, links, part)
-        );
+        let mut label = match &block.title {
+            Some(title) => prose(&title.text),
+            None if chunk.parts.len() > 1 => format!("part {}", index + 1),
+            None => String::new(),
+        };
+        // The name above leads to the first part already.
+        if index > 0 {
+            label = format!("<a href=\"{}\">{label}</a>", links.to_part(CHUNKS_PAGE, part));
+        }
+        if !label.is_empty() {
+            label.push_str(", in ");
+        }
+        let chapter = text(links.name(book.part(part).source));
+        let places = places(book, links, part);
+        let _ = write!(out, "{label}{chapter}: {places}<br>");
     }
     let mut users: Vec<PartId> = chunk.uses.iter().map(|&id| book.reference(id).part).collect();
     users.dedup();
@@ -70,11 +76,11 @@ fn entry(book: &Book, links: &Links<'_>, id: ChunkId, chunk: &Chunk, out: &mut S
         let block = &book.part(user).block;
         let label = match &block.title {
             Some(title) => prose(&title.text),
-            None => name(&block.target),
+            None => text(block.target.name()),
         };
         format!("<a href=\"{link}\">{label}</a>")
     });
-    let _ = write!(out, "<div>used in {}</div></dd>", list(users));
+    let _ = write!(out, "used in {}</dd>", list(users));
 }
 
 fn places(book: &Book, links: &Links<'_>, part: PartId) -> String {
@@ -105,21 +111,16 @@ pub(super) fn files(book: &Book, links: &Links<'_>) -> String {
         for output in group {
             let anchor = links.anchor_of(output.chunk);
             let path = escaped(&output.path);
-            let _ = write!(
-                out,
-                "\n### {path} {{#{anchor}}}\n\n<div class=\"table-wrapper\"><table \
-                 class=\"file-index\"><thead><tr><th>Lines</th><th>What</th><th>Chapter</th></tr>\
-                 </thead><tbody>"
-            );
+            let _ = write!(out, "\n### {path} {{#{anchor}}}\n\n<ol class=\"file-index\">");
             let mut rows = Rows { book, links, output, next: 1, depth: 0, out: &mut out };
             rows.chunk(output.chunk);
-            out.push_str("</tbody></table></div>\n");
+            out.push_str("</ol>\n");
         }
     }
     out
 }
 
-/// The rows of one file's table, made by going through it as the expansion does.
+/// The rows of one file, made by going through it as the expansion does.
 struct Rows<'a> {
     book: &'a Book,
     links: &'a Links<'a>,
@@ -174,14 +175,14 @@ impl Rows<'_> {
         let place = place.trim_start_matches("lines ").trim_start_matches("line ");
         let label = match &part.block.title {
             Some(title) => prose(&title.text),
-            None => name(&part.block.target),
+            None => text(part.block.target.name()),
         };
         let link = self.links.to_part(FILES_PAGE, id);
         let chapter = text(self.links.name(part.source));
+        // Three items of a grid: two of them need no element of their own.
         let _ = write!(
             self.out,
-            "<tr><td>{place}</td><td style=\"--depth:{}\"><a href=\"{link}\">{label}</a></td>\
-             <td>{chapter}</td></tr>",
+            "<li style=\"--depth:{}\">{place}<a href=\"{link}\">{label}</a>{chapter}</li>",
             self.depth
         );
     }
