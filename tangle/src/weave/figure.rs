@@ -109,8 +109,8 @@ fn code(book: &Book, links: &Links<'_>, part: &Part, out: &mut String) {
     let mut colours = Colours::of(&part.block.language);
     // Without a `language-` class highlight.js keeps off.
     let class = match &colours {
-        Some(_) => "nohighlight hljs".to_owned(),
-        None => format!("language-{} hljs", text(&part.block.language)),
+        Some(_) => "nohighlight".to_owned(),
+        None => format!("language-{}", text(&part.block.language)),
     };
     // mdBook changes the code of a block with nothing but text in it: it would hide lines.
     let _ = write!(out, "<pre><code class=\"{class}\"><!---->");

@@ -240,7 +240,7 @@ fn assembler_is_coloured_line_by_line() {
     for span in spans {
         has(&page, span);
     }
-    has(&page, r#"<code class="nohighlight hljs">"#);
+    has(&page, r#"<code class="nohighlight">"#);
 }
 
 #[test]
