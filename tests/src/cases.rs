@@ -15,8 +15,8 @@ use crate::report::Report;
 
 /// How long Linux may take to come up. It is usually there after ten seconds.
 const BOOT: Duration = Duration::from_secs(180);
-/// How long one case may take. The longest needs about a minute on a machine that is busy.
-const CASE: Duration = Duration::from_secs(600);
+/// How long one case may take. The longest needs about ten seconds on a machine that is busy.
+const CASE: Duration = Duration::from_secs(300);
 /// How long a machine may take to end.
 const END: Duration = Duration::from_secs(30);
 

@@ -136,6 +136,7 @@ pub const CASES: &[Case] = &[
         "kill -9 of the Launcher frees everything",
         guests::killed,
     ),
+    case("leaks", "no page stays pinned or lost", guests::leaks),
     case("two", "two Guests at once", guests::two),
     case("nmi", "NMIs while a Guest runs", guests::nmi),
     case(
@@ -253,7 +254,7 @@ fn allowed(list: &str, case: &str, text: &str) -> bool {
 
 /// The Linux itself: a clean log, and what the other cases rely on.
 fn linux(bench: &mut Bench) -> Result<()> {
-    host::nmi_count()?;
+    host::nmi_count(0)?;
     let warnings = unexpected("linux", &bench.boot);
     ensure!(
         warnings.is_empty(),

@@ -171,21 +171,22 @@ pub fn wait_until_free() -> Result<()> {
     }
 }
 
-/// How many NMIs each CPU has taken, added up.
+/// How many NMIs a CPU has taken.
 ///
 /// # Errors
 ///
-/// When `/proc/interrupts` has no such line.
-pub fn nmi_count() -> Result<u64> {
+/// When `/proc/interrupts` does not say.
+pub fn nmi_count(cpu: usize) -> Result<u64> {
     let text = fs::read_to_string("/proc/interrupts")?;
     let line = text
         .lines()
         .find_map(|line| line.trim_start().strip_prefix("NMI:"));
     let line = line.context("/proc/interrupts has no line NMI")?;
-    Ok(line
+    let count = line
         .split_whitespace()
-        .map_while(|word| word.parse::<u64>().ok())
-        .sum())
+        .nth(cpu)
+        .context("no such CPU in /proc/interrupts")?;
+    Ok(count.parse()?)
 }
 
 /// The kernel's log, record by record.

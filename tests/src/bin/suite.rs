@@ -98,7 +98,7 @@ fn tools(report: &mut Report) -> Result<()> {
         "-Dwarnings",
     ];
     command(report, "tools", "clippy", &mut cargo("", &clippy))?;
-    let guests = ["fmt", "--all", "--check"];
+    let guests = ["fmt", "--package", "probe", "--package", "rt", "--check"];
     command(
         report,
         "tools",

@@ -43,6 +43,9 @@ pub fn memory() {
         let value = unsafe { linear::<u64>(address).read_volatile() };
         assert!(value == !address, "{address:#x} holds {value:#x}");
     }
+    if boot::option("then") == Some("spin") {
+        crate::spin();
+    }
     println!("good: {pages} pages of {} bytes in all", info.memory_bytes);
 }
 

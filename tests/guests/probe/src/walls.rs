@@ -124,6 +124,8 @@ pub fn walls() {
             }
         }
     }
+    own_page_at_reserved();
+
     // A flush of the Switcher's own addresses must not take it away.
     for range in reserved() {
         for address in (range.start..range.end).step_by(PAGE as usize) {
@@ -185,4 +187,36 @@ pub fn walls() {
         panic!("a page beyond memory gave {result:?}");
     }
     println!("good: ring 1 stays where it is");
+}
+
+/// A page of this Guest's own, put into its tables where the Switcher is: the Switcher stays.
+fn own_page_at_reserved() {
+    const MARK: u64 = 0x0bad_cafe_0bad_cafe;
+    let page = memory::page();
+    // SAFETY: The page is fresh and this program's own.
+    unsafe { memory::linear::<u64>(page).write_volatile(MARK) };
+    let data = hypercall::data() as u64;
+    for range in reserved() {
+        for address in (range.start..range.end).step_by(PAGE as usize) {
+            let place = memory::entry(memory::first_root(), address, 1);
+            memory::write_entry(place, page | memory::PRESENT | memory::WRITABLE);
+            hypercall::call(abi::hypercall::FLUSH_ADDRESS, [address, 0, 0, 0]);
+            let value = traps::attempt_read(address);
+            assert!(
+                value != Ok(MARK),
+                "{address:#x} shows this Guest's own page"
+            );
+            if address != data {
+                let _ = traps::attempt_write(address, value.unwrap_or(0));
+            }
+            memory::write_entry(place, 0);
+            hypercall::call(abi::hypercall::FLUSH_ADDRESS, [address, 0, 0, 0]);
+        }
+    }
+    // SAFETY: As above.
+    let value = unsafe { memory::linear::<u64>(page).read_volatile() };
+    assert!(
+        value == MARK,
+        "a write to a reserved address went to this Guest's page: {value:#x}"
+    );
 }

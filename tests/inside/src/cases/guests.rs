@@ -264,14 +264,17 @@ pub fn two(bench: &mut Bench) -> Result<()> {
     host::wait_until_free()
 }
 
-/// NMIs that must have come while the Guest ran, over all CPUs.
+/// NMIs that must have come to the processor that the Guest runs on.
 const NMIS: u64 = 300;
 
 pub fn nmi(bench: &mut Bench) -> Result<()> {
     host::load_module()?;
     let mut guest = Guest::probe(&["case=work"])?;
     guest.wait_for("working")?;
-    let before = host::nmi_count()?;
+    // QEMU gives them to the processors whose local interrupt 1 is an NMI. Linux sets that up on
+    // the first one only, so that is where the Guest has to be.
+    pin(guest.pid(), 0)?;
+    let before = host::nmi_count(0)?;
     let mut injected = 0;
     let end = Instant::now() + PATIENCE;
     let mut came = 0;
@@ -280,7 +283,7 @@ pub fn nmi(bench: &mut Bench) -> Result<()> {
         injected += 1;
         // QEMU drops an NMI while one is pending.
         thread::sleep(Duration::from_millis(2));
-        came = host::nmi_count()? - before;
+        came = host::nmi_count(0)? - before;
     }
     bench.control.say(
         "note",
@@ -294,7 +297,64 @@ pub fn nmi(bench: &mut Bench) -> Result<()> {
         .expect_code(OFF)?
         .expect_output("good: seed 1, all values right")?;
     ensure!(came >= NMIS, "only {came} NMIs came while the Guest ran");
+    // One that is dropped on the way from the Guest to the Host would be missing here.
+    ensure!(
+        came * 10 >= injected * 9,
+        "of {injected} NMIs only {came} reached the Host"
+    );
     host::wait_until_free()
+}
+
+/// A counter of the kernel's memory management.
+fn vmstat(name: &str) -> Result<u64> {
+    // The kernel counts on each CPU for itself; reading this file has it add them up.
+    std::fs::read_to_string("/proc/sys/vm/stat_refresh")?;
+    let text = std::fs::read_to_string("/proc/vmstat")?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    Ok(line
+        .with_context(|| format!("no {name} in /proc/vmstat"))?
+        .trim()
+        .parse()?)
+}
+
+/// Pages that are pinned in the whole kernel, by its own count.
+fn kernel_pins() -> Result<u64> {
+    Ok(vmstat("nr_foll_pin_acquired")?.wrapping_sub(vmstat("nr_foll_pin_released")?))
+}
+
+pub fn leaks(bench: &mut Bench) -> Result<()> {
+    host::load_module()?;
+    let some = |rounds: u32| -> Result<()> {
+        for _ in 0..rounds {
+            good(&["case=memory"], "")?;
+            let guest = Guest::probe(&["case=memory", "then=spin"])?;
+            guest.wait_for("spinning")?;
+            guest.signal(Signal::SIGKILL)?;
+            guest.finish_within(SECONDS_TO_DIE)?;
+            host::wait_until_free()?;
+        }
+        Ok(())
+    };
+    // The first ones fill the kernel's own stores of free pages and structures.
+    some(5)?;
+    let (pins, free) = (kernel_pins()?, vmstat("nr_free_pages")?);
+    some(10)?;
+    let pinned = kernel_pins()?.wrapping_sub(pins).cast_signed();
+    let lost = free.cast_signed() - vmstat("nr_free_pages")?.cast_signed();
+    bench.control.say(
+        "note",
+        &format!("{pinned} pages pinned, {lost} pages fewer are free"),
+    )?;
+    ensure!(
+        pinned == 0,
+        "{pinned} pages are still pinned, by the kernel's own count"
+    );
+    // The 20 Guests had 81,920 pages. What the kernel keeps in its own stores was seen to differ by
+    // up to 5,000; the exact check is the one above.
+    ensure!(lost < 10_000, "{lost} pages have not come back");
+    Ok(())
 }
 
 /// Types three lines, each after the answer to the one before.
