@@ -31,6 +31,7 @@ mod tests;
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use mdbook_preprocessor::PreprocessorContext;
 use mdbook_preprocessor::book::{Book as MdBook, BookItem, Chapter};
@@ -75,8 +76,7 @@ pub fn supports(renderer: &str) -> bool {
 ///
 /// When mdBook cannot be understood, or when the book has errors.
 pub fn run(mut input: impl Read, mut output: impl Write) -> Result<(), Failure> {
-    let mut bytes = Vec::new();
-    input.read_to_end(&mut bytes)?;
+    let bytes = read_patiently(&mut input)?;
     // As `mdbook_preprocessor::parse_input` does, which is slower because it takes any reader.
     let (context, book): (PreprocessorContext, MdBook) =
         serde_json::from_slice(&bytes).map_err(|error| Failure::Protocol(error.to_string()))?;
@@ -86,6 +86,29 @@ pub fn run(mut input: impl Read, mut output: impl Write) -> Result<(), Failure> 
     let bytes = serde_json::to_vec(&book).map_err(io::Error::from)?;
     output.write_all(&bytes)?;
     Ok(output.flush()?)
+}
+
+/// Reads all of `input`, seldom.
+///
+/// mdBook writes its book in pieces of a few bytes. A reader that waits for each of them is woken
+/// tens of thousands of times, and mdBook pays for each time; one that looks now and then lets the
+/// pieces gather in the pipe.
+fn read_patiently(input: &mut impl Read) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        match input.read(&mut buffer) {
+            Ok(0) => return Ok(bytes),
+            Ok(len) => {
+                bytes.extend_from_slice(&buffer[..len]);
+                if len < buffer.len() / 4 {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// Weaves a book whose chapters lie in the folder `src`.
