@@ -200,7 +200,11 @@ impl Machine {
     ///
     /// When it does not come up.
     pub fn wait_until_ready(&mut self, patience: Duration) -> Result<String> {
-        match self.hear(patience).context("Linux did not come up")? {
+        let log = self.log.display().to_string();
+        match self
+            .hear(patience)
+            .with_context(|| format!("Linux did not come up; log: {log}"))?
+        {
             Message::Ready(facts) => Ok(facts),
             other => bail!("the machine began with {other:?}"),
         }
