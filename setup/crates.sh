@@ -25,10 +25,11 @@ build() {
     # `compiler_builtins` are built, but cargo wants to know them all.
     cargo fetch --quiet --locked --manifest-path "$LGUEST_ROOT/Cargo.toml" >&2
     RUSTC_BOOTSTRAP=1 cargo fetch --quiet --locked --manifest-path "$RUST_LIB_SRC/Cargo.toml" >&2
-    cargo fetch --quiet --locked --manifest-path "$LGUEST_ROOT/tests/guests/Cargo.toml" >&2
     # The second workspace comes out of the chapters.
     make --silent -C "$LGUEST_ROOT" workspace >&2
     cargo fetch --quiet --locked --manifest-path "$LGUEST_ROOT/workspace/Cargo.toml" >&2
+    # The test Guests use crates of it, so they come after it.
+    cargo fetch --quiet --locked --manifest-path "$LGUEST_ROOT/tests/guests/Cargo.toml" >&2
     mkdir -p "$LGUEST_CACHE/crates"
     : > "$(mark)"
 }
