@@ -126,6 +126,19 @@ pub fn build_test_guests() -> Result<PathBuf> {
     Ok(target.join(GUEST_TARGET).join("release"))
 }
 
+/// The toolchain that has the library's sources, for building what runs without a system.
+///
+/// # Errors
+///
+/// When there is none.
+pub fn guest_sysroot() -> Result<PathBuf> {
+    let rustc = place("RUSTC_LGUEST")?;
+    let output = Command::new(&rustc).args(["--print", "sysroot"]).output();
+    let output = output.with_context(|| format!("cannot start {}", rustc.display()))?;
+    ensure!(output.status.success(), "{} does not work", rustc.display());
+    Ok(String::from_utf8_lossy(&output.stdout).trim().into())
+}
+
 /// What is packed into the machine.
 #[derive(Clone, Debug)]
 pub struct Artifacts {

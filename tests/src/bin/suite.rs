@@ -105,6 +105,17 @@ fn tools(report: &mut Report) -> Result<()> {
         "test-guests-formatted",
         &mut cargo("tests/guests", &guests),
     )?;
+    let target = artifacts::target_directory().join("guests-clippy");
+    let mut clippy = cargo(
+        "tests/guests",
+        &["clippy", "--quiet", "--release", "--target-dir"],
+    );
+    clippy.arg(target).args(["--", "-Dwarnings"]);
+    // Clippy is a compiler of its own; it is told where the library's sources are.
+    clippy
+        .env("RUSTC_BOOTSTRAP", "1")
+        .env("SYSROOT", artifacts::guest_sysroot()?);
+    command(report, "tools", "test-guests-clippy", &mut clippy)?;
     cargo_test(report, "tools", &mut cargo("", &["test", "--workspace"]))
 }
 

@@ -4,8 +4,8 @@
 
 use abi::hypercall::{FLUSH_ADDRESS, FLUSH_TLB, NEW_PGTABLE};
 use rt::memory::{
-    self, ACCESSED, DIRTY, LARGE, NO_EXECUTE, PAGE, PRESENT, WRITABLE, copy_root, entry, linear,
-    read_entry, write_entry,
+    self, ACCESSED, DIRTY, Entry, LARGE, NO_EXECUTE, PAGE, PRESENT, WRITABLE, copy_root, entry,
+    linear, read_entry, write_entry,
 };
 use rt::{boot, hypercall, println, traps};
 
@@ -71,10 +71,8 @@ pub fn tables() {
     write_entry(place, one | PRESENT | WRITABLE | NO_EXECUTE);
     write(HIGH, 112);
     // SAFETY: The page is mapped there as well.
-    assert!(
-        unsafe { linear::<u64>(one).read_volatile() } == 112,
-        "the write went elsewhere"
-    );
+    let value = unsafe { linear::<u64>(one).read_volatile() };
+    assert!(value == 112, "the write went elsewhere, here is {value}");
 
     // Accessed and dirty, kept as a processor keeps them.
     let value = read_entry(place);
@@ -157,7 +155,7 @@ fn roots(root: u64, one: u64, two: u64) {
     let other = copy_root(root);
     // The lower half of the copy is its own.
     for index in 0..256 {
-        write_entry(linear(other + index * 8), 0);
+        write_entry(Entry::of_table(other, index), 0);
     }
     write_entry(entry(other, LOW, 1), one | PRESENT | WRITABLE);
     write_entry(entry(root, LOW, 1), two | PRESENT | WRITABLE);
@@ -179,7 +177,7 @@ fn roots(root: u64, one: u64, two: u64) {
     for (number, slot) in many.iter_mut().enumerate() {
         *slot = copy_root(root);
         for index in 0..256 {
-            write_entry(linear(*slot + index * 8), 0);
+            write_entry(Entry::of_table(*slot, index), 0);
         }
         let page = memory::page();
         // SAFETY: The page is fresh and this program's own.

@@ -64,22 +64,39 @@ pub fn first_root() -> u64 {
     boot::info().page_table_root
 }
 
+/// The place of an entry of a page table, which lies in this Guest's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry(*mut u64);
+
+impl Entry {
+    /// Number `index` of the table at a guest-physical address.
+    ///
+    /// # Panics
+    ///
+    /// When that is not in this Guest's memory.
+    pub fn of_table(table: u64, index: u64) -> Self {
+        assert!(
+            table < boot::info().memory_bytes && index < 512,
+            "no table at {table:#x}"
+        );
+        Self(linear(table + index * 8))
+    }
+}
+
 /// The place of the entry for a virtual address in the last table but `level`: 1 is the level
 /// that maps 4 KiB, 2 the one that maps 2 MiB. Tables on the way are made, open to all rings.
-pub fn entry(root: u64, address: u64, level: u32) -> *mut u64 {
+pub fn entry(root: u64, address: u64, level: u32) -> Entry {
     let mut table = root & ADDRESS;
     for step in (level..=4).rev() {
         let index = (address >> (12 + 9 * (step - 1))) & 511;
-        let place = linear::<u64>(table + index * 8);
+        let place = Entry::of_table(table, index);
         if step == level {
             return place;
         }
-        // SAFETY: The place lies in a table, which lies in this Guest's memory.
-        let mut value = unsafe { place.read_volatile() };
+        let mut value = read_entry(place);
         if value & PRESENT == 0 {
             value = page() | PRESENT | WRITABLE | USER;
-            // SAFETY: As above.
-            unsafe { place.write_volatile(value) };
+            write_entry(place, value);
         }
         assert!(
             value & LARGE == 0 || step == 4,
@@ -91,16 +108,15 @@ pub fn entry(root: u64, address: u64, level: u32) -> *mut u64 {
 }
 
 /// Reads an entry.
-pub fn read_entry(place: *const u64) -> u64 {
-    // SAFETY: Places come from `entry` and lie in tables of this Guest.
-    unsafe { place.read_volatile() }
+pub fn read_entry(place: Entry) -> u64 {
+    // SAFETY: `Entry::of_table` has checked that the place is mapped, and it is aligned.
+    unsafe { place.0.read_volatile() }
 }
 
 /// Writes an entry. Whoever makes one weaker must flush.
-pub fn write_entry(place: *mut u64, value: u64) {
-    // SAFETY: Places come from `entry` and lie in tables of this Guest; what is mapped is the
-    // business of the test.
-    unsafe { place.write_volatile(value) };
+pub fn write_entry(place: Entry, value: u64) {
+    // SAFETY: As in `read_entry`; what is mapped by it is the business of the test.
+    unsafe { place.0.write_volatile(value) };
 }
 
 /// A copy of a top-level table; gives its guest-physical address.
