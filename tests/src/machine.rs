@@ -12,7 +12,7 @@
 //! | user | `/dev/hvc0` | the user's terminal |
 //! | shell | `/dev/hvc1` | the Host's shell |
 //! | control | a port of that name | lines, see [`crate::control`] |
-//! | pipe, errors | ports of these names | a Guest's console and its Launcher's complaints, when there is no terminal |
+//! | input, output, errors | ports of these names | a Guest's console both ways and its Launcher's complaints, when there is no terminal |
 //! | qmp | nothing | QEMU's own control, for NMIs |
 
 use std::fs::{self, File};
@@ -66,11 +66,12 @@ impl Settings {
 }
 
 /// The channels by name, and whether each is a terminal inside.
-const CHANNELS: [(&str, bool); 5] = [
+const CHANNELS: [(&str, bool); 6] = [
     ("user", true),
     ("shell", true),
     ("control", false),
-    ("pipe", false),
+    ("input", false),
+    ("output", false),
     ("errors", false),
 ];
 
@@ -86,8 +87,10 @@ pub struct Machine {
     pub user: UnixStream,
     /// The Host's shell, `/dev/hvc1` inside.
     pub shell: UnixStream,
-    /// A Guest's console without a terminal.
-    pub pipe: UnixStream,
+    /// To a Guest's console without a terminal. Closed for writing, it is the end of a file inside.
+    pub input: UnixStream,
+    /// From a Guest's console without a terminal.
+    pub output: UnixStream,
     /// What the Launcher complains of, without a terminal.
     pub errors: UnixStream,
     control: UnixStream,
@@ -135,8 +138,10 @@ impl Machine {
             streams.push(accept(listener)?);
         }
         let qmp = Qmp::new(accept(&qmp_listener)?)?;
-        let Ok([user, shell, control, pipe, errors]) = <[UnixStream; 5]>::try_from(streams) else {
-            unreachable!("one stream for each of five channels");
+        let Ok([user, shell, control, input, output, errors]) =
+            <[UnixStream; 6]>::try_from(streams)
+        else {
+            unreachable!("one stream for each of six channels");
         };
         let messages = read_messages(control.try_clone()?);
         Ok(Self {
@@ -146,7 +151,8 @@ impl Machine {
             complaints,
             user,
             shell,
-            pipe,
+            input,
+            output,
             errors,
             control,
             messages,

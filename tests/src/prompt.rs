@@ -54,6 +54,16 @@ pub const TESTS: &[Test] = &[
         kind: Kind::Pipe,
     },
     Test {
+        name: "pipe-unfinished",
+        body: pipe_unfinished,
+        kind: Kind::Pipe,
+    },
+    Test {
+        name: "pipe-restart-end",
+        body: pipe_restart_end,
+        kind: Kind::Pipe,
+    },
+    Test {
         name: "pipe-crash",
         body: pipe_crash,
         kind: Kind::Pipe,
@@ -315,6 +325,21 @@ fn pipe_end(session: &mut Session) -> Result<()> {
     session.keys = File::open("/dev/null")?;
     session.expect(0)?;
     session.seen.wait_for("the last words", 1)
+}
+
+fn pipe_unfinished(session: &mut Session) -> Result<()> {
+    // As `printf halt |` does it: no newline, and then the end.
+    session.type_in("halt")?;
+    session.keys = File::open("/dev/null")?;
+    session.expect(0)
+}
+
+fn pipe_restart_end(session: &mut Session) -> Result<()> {
+    // The next life finds nothing more to read, either.
+    session.type_in("restart\n")?;
+    session.keys = File::open("/dev/null")?;
+    session.expect(0)?;
+    session.seen.wait_for("guest> ", 2)
 }
 
 fn pipe_crash(session: &mut Session) -> Result<()> {

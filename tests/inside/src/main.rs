@@ -100,10 +100,9 @@ fn run_guest<'a>(mut words: impl Iterator<Item = &'a str>) -> Result<i32> {
             Some(terminal)
         }
         "pipe" => {
-            let pipe = host::open_port("pipe")?;
             command
-                .stdin(pipe.try_clone()?)
-                .stdout(pipe)
+                .stdin(host::open_port("input")?)
+                .stdout(host::open_port("output")?)
                 .stderr(host::open_port("errors")?);
             None
         }

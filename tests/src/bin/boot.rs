@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 use std::fs;
 use std::io::{self, IsTerminal, Read, Write};
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -242,7 +243,7 @@ impl Talk {
                 Event::Output(Side::Shell, b)
             });
         } else {
-            follow(machine.pipe.try_clone()?, sender.clone(), |b| {
+            follow(machine.output.try_clone()?, sender.clone(), |b| {
                 Event::Output(Side::Guest, b)
             });
             follow(
@@ -311,9 +312,9 @@ impl Talk {
                     self.key(byte)?;
                 }
             }
-            Event::Input(bytes) => self.machine.pipe.write_all(&bytes)?,
-            // What a terminal sends for "no more", and the Guest understands.
-            Event::InputEnd if !self.terminal => self.machine.pipe.write_all(&[4])?,
+            Event::Input(bytes) => self.machine.input.write_all(&bytes)?,
+            // The Launcher sees the end of its input, and so does every later life of its Guest.
+            Event::InputEnd if !self.terminal => self.machine.input.shutdown(Shutdown::Write)?,
             Event::InputEnd => self.leave = true,
             Event::Output(side, bytes) if side == self.side => print(&bytes)?,
             Event::Output(_, bytes) => {
@@ -391,7 +392,7 @@ impl Talk {
             // The machine goes with all that is in it.
             return Ok(());
         }
-        let rest = [&machine.user, &machine.pipe].map(UnixStream::try_clone);
+        let rest = [&machine.user, &machine.output].map(UnixStream::try_clone);
         machine.quit(END)?;
         // The followers end with the machine, so this loop does too, but for the thread that
         // still waits for the user's keys.
@@ -402,8 +403,8 @@ impl Talk {
                 _ => {}
             }
         }
-        let [user, pipe] = rest;
-        print(&drain(&mut if terminal { user } else { pipe }?)?)
+        let [user, output] = rest;
+        print(&drain(&mut if terminal { user } else { output }?)?)
     }
 }
 
