@@ -178,9 +178,9 @@ fn hypercall_round_trip() -> Result<f64> {
         Message::Exit(0) => {}
         other => bail!("the Guest ended with {other:?}"),
     }
-    let mut pipe = machine.pipe.try_clone()?;
+    let mut output = machine.output.try_clone()?;
     machine.quit(Duration::from_secs(60))?;
-    let text = String::from_utf8_lossy(&drain(&mut pipe)?).into_owned();
+    let text = String::from_utf8_lossy(&drain(&mut output)?).into_owned();
     print!("{text}");
     let line = text
         .lines()
