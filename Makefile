@@ -65,6 +65,7 @@ programs: module guest launcher ## all three
 # One after the other: what is built needs what set-up brings.
 .NOTPARALLEL:
 
+# make ends with 2 whatever went wrong; setup/run has the Guest's own status.
 run: setup programs ## boot the Host in QEMU and show a Guest's console
 	@$(ENV) $(TESTS) boot -- run $(RUN_FLAGS)
 
