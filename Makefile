@@ -27,6 +27,7 @@ setup: ## fetch and build what is missing (run and test do it too)
 	@setup/all
 
 tangle: ## take the code out of the chapters
+	@[ -x target/release/tangle ] || echo 'Building tangle first (about a minute).'
 	@$(TANGLE) tangle
 
 check: ## is the book in order, and the code its faithful copy
@@ -49,6 +50,7 @@ module: workspace ## build lguest.ko against KDIR, errors at the chapter's line
 PLACES = target.x86_64-unknown-none.rustflags=["--remap-path-prefix=$(CURDIR)/="]
 
 guest: workspace ## build the Guest's kernel and its programs
+	@[ -d workspace/target/x86_64-unknown-none ] || echo 'Building the Guest (seconds).'
 	@$(ENV) RUSTC="$$RUSTC_LGUEST" RUSTC_BOOTSTRAP=1 cargo build --quiet --locked --release \
 		--config guest/bare.toml --config '$(PLACES)' \
 		--manifest-path workspace/Cargo.toml --package guest \
@@ -56,6 +58,7 @@ guest: workspace ## build the Guest's kernel and its programs
 
 # Static, because the Host in QEMU has no C library to load.
 launcher: workspace ## build the Launcher
+	@[ -d workspace/target/x86_64-unknown-linux-gnu ] || echo 'Building the Launcher (half a minute).'
 	@RUSTFLAGS=-Ctarget-feature=+crt-static cargo build --quiet --locked --release \
 		--target x86_64-unknown-linux-gnu --manifest-path workspace/Cargo.toml \
 		--package launcher 2>&1 | $(TANGLE) filter
@@ -67,6 +70,7 @@ programs: module guest launcher ## all three
 
 # make ends with 2 whatever went wrong; setup/run has the Guest's own status.
 run: setup programs ## boot the Host in QEMU and show a Guest's console
+	@[ -x target/release/boot ] || echo 'Building what boots QEMU (half a minute).'
 	@$(ENV) $(TESTS) boot -- run $(RUN_FLAGS)
 
 test: setup programs ## the cheap tests and a sample of the others

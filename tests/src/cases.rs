@@ -167,9 +167,9 @@ impl<'a> Runner<'a> {
         let facts = machine.wait_until_ready(BOOT)?;
         report.remark(&format!("booted Linux {facts}"));
         let expected = if self.levels == Levels::Five {
-            "levels 5"
+            "five levels"
         } else {
-            "levels 4"
+            "four levels"
         };
         if !facts.contains(expected) {
             bail!("the machine has {facts:?}, not {expected:?}");

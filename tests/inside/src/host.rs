@@ -84,7 +84,8 @@ pub fn facts() -> String {
     let five = processors.lines().any(|line| {
         line.starts_with("flags") && line.split_whitespace().any(|flag| flag == "la57")
     });
-    format!("{} levels {}", release.trim(), if five { 5 } else { 4 })
+    let levels = if five { "five" } else { "four" };
+    format!("{}, with {levels} levels of page tables,", release.trim())
 }
 
 /// Whether the module is in the kernel.

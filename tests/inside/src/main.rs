@@ -162,9 +162,14 @@ fn own_terminal(command: &mut Command) {
 
 /// Keeps a shell of the Host on its own terminal, starting it again when it ends.
 fn start_shell() -> Result<()> {
-    let terminal = open_terminal("/dev/hvc1")?;
     thread::spawn(move || -> Result<()> {
         loop {
+            // The end of a session hangs up its terminal, so each shell gets it opened anew.
+            let terminal = open_terminal("/dev/hvc1")?;
+            writeln!(
+                &terminal,
+                "\r\nThe Host's shell. `lguest 64 /guests/guest` starts a Guest.\r"
+            )?;
             let mut command = Command::new("/bin/busybox");
             command.args(["sh", "-l"]).current_dir("/");
             command

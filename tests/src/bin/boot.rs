@@ -283,7 +283,12 @@ impl Talk {
                 self.hear(message)?;
             }
             match self.status {
-                _ if self.leave => return Ok(self.status.unwrap_or(LEFT)),
+                _ if self.leave => {
+                    if self.terminal {
+                        print(b"\r\n")?;
+                    }
+                    return Ok(self.status.unwrap_or(LEFT));
+                }
                 // With a shell beside it the user may go on there.
                 Some(status) if !(self.terminal && self.shell) => return Ok(status),
                 _ => {}
