@@ -6,6 +6,8 @@ mod guests;
 mod hostile;
 mod requests;
 
+pub use requests::{WITH_LDT, with_ldt};
+
 use anyhow::{Result, ensure};
 
 use crate::host::{self, Control, KernelLog, Record, WARNING};
@@ -189,6 +191,7 @@ pub const CASES: &[Case] = &[
         "only the opener runs a Guest; BREAK is for all",
         requests::wrong_task,
     ),
+    case("ldt", "a Launcher with an LDT runs no Guest", requests::ldt),
     case(
         "bad-memory",
         "memory that is not the Launcher's",

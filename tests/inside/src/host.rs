@@ -85,7 +85,7 @@ pub fn facts() -> String {
         line.starts_with("flags") && line.split_whitespace().any(|flag| flag == "la57")
     });
     let levels = if five { "five" } else { "four" };
-    format!("{}, with {levels} levels of page tables,", release.trim())
+    format!("{} with {levels} levels of page tables", release.trim())
 }
 
 /// Whether the module is in the kernel.

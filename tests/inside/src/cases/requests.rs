@@ -5,6 +5,7 @@
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::process::Command;
 use std::ptr::NonNull;
 use std::time::Duration;
 use std::{fs, thread};
@@ -237,6 +238,43 @@ pub fn wrong_task(_: &mut Bench) -> Result<()> {
         Ok(())
     })?;
     drop(device);
+    host::wait_until_free()
+}
+
+/// The argument with which this program is its own Launcher with an LDT.
+pub const WITH_LDT: &str = "with-ldt";
+
+/// Gives this process an LDT, runs a Guest from it, and returns why the Guest died.
+pub fn with_ldt() -> Result<String> {
+    // `struct user_desc` of asm/ldt.h: entry 0, base 0, the whole 4 GiB, 32 bits, useable.
+    let entry: [u32; 4] = [0, 0, 0xf_ffff, 0x51];
+    // SAFETY: The call reads the 16 bytes it is pointed to and changes this process's LDT, which
+    // no code in this process uses.
+    let made =
+        unsafe { libc::syscall(libc::SYS_modify_ldt, 1, entry.as_ptr(), size_of_val(&entry)) };
+    ensure!(
+        made == 0,
+        "no LDT: {}; this kernel needs CONFIG_MODIFY_LDT_SYSCALL=y",
+        std::io::Error::last_os_error()
+    );
+    let device = Device::open()?;
+    let memory = Memory::new(PAGES as usize)?;
+    ensure!(
+        device.request(&good_words(&memory)) == Ok(56),
+        "INITIALIZE in good order was refused"
+    );
+    refused("running with an LDT", device.read(256), libc::ENOENT)?;
+    let reason = device.read(256);
+    let reason = reason.map_err(|number| anyhow::anyhow!("no reason: {number}"))?;
+    Ok(String::from_utf8_lossy(&reason).into_owned())
+}
+
+pub fn ldt(_: &mut Bench) -> Result<()> {
+    host::load_module()?;
+    // In a process of its own: an LDT stays as long as its process.
+    let output = Command::new("/proc/self/exe").arg(WITH_LDT).output()?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    ensure!(said.contains("the Launcher has an LDT"), "{said}");
     host::wait_until_free()
 }
 
