@@ -2,52 +2,9 @@
 
 //! From chunks to files, with the origin of each line.
 
-use crate::book::{Book, ChunkId, OutputId, PartId};
+use crate::book::{Book, ChunkId, Output, OutputId, PartId, Piece, Placement};
 use crate::parse::{LineKind, Target};
 use crate::problem::{Finding, Problem};
-
-/// A file that tangle writes.
-#[derive(Debug, Clone)]
-pub struct Output {
-    /// Path from the project root.
-    pub path: String,
-    /// The file root it comes from.
-    pub chunk: ChunkId,
-    /// The whole text, LF only, with one newline at its end, or empty.
-    pub text: String,
-    /// Number of lines.
-    pub lines: u32,
-    /// Where its lines come from, in order; together they cover every line.
-    pub pieces: Vec<Piece>,
-}
-
-/// Lines of an output that follow one another both there and in a chapter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Piece {
-    /// First line in the output, from 1.
-    pub first: u32,
-    /// How many lines.
-    pub count: u32,
-    /// The part of a chunk that holds them.
-    pub part: PartId,
-    /// First line in the chapter, from 1.
-    pub chapter_line: u32,
-    /// Bytes of indentation that references put before each line that is not empty.
-    pub indent: u32,
-    /// Bytes of the fence's own indentation that were taken off (less where a line had less).
-    pub strip: u32,
-}
-
-/// Where a part landed, together with all that its references brought in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Placement {
-    /// The file.
-    pub output: OutputId,
-    /// First line, from 1.
-    pub first: u32,
-    /// Last line, from 1. Less than `first` if the part gives no line.
-    pub last: u32,
-}
 
 /// More lines than any file of a book has.
 const MOST_LINES: u64 = 1_000_000;

@@ -9,8 +9,9 @@
 pub mod book;
 pub mod check;
 pub mod config;
-pub mod expand;
+mod expand;
 pub mod filter;
+mod graph;
 pub mod locate;
 pub mod map;
 pub mod parse;
@@ -20,8 +21,10 @@ mod target;
 pub mod weave;
 pub mod write;
 
-pub use book::{Book, Chunk, ChunkId, Origin, OutputId, Part, PartId, RefId, Reference};
-pub use expand::{Output, Piece, Placement};
+pub use book::{
+    Book, Chunk, ChunkId, Origin, Output, OutputId, Part, PartId, Piece, Placement, RefId,
+    Reference,
+};
 pub use parse::{Block, LineKind, Target};
 pub use problem::{Finding, Problem, Severity};
 pub use source::{Place, Source, SourceId};

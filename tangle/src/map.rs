@@ -99,7 +99,7 @@ impl Map {
             chapters.push(Chapter { path: source.path.clone(), hash: source.hash });
         }
         let chunks = book.chunks().iter().map(|chunk| chunk.target.name().to_owned()).collect();
-        let pieces = |output: &crate::expand::Output| {
+        let pieces = |output: &crate::book::Output| {
             output
                 .pieces
                 .iter()

@@ -8,9 +8,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::book::{Book, reserved};
+use crate::book::Book;
 use crate::parse::Target;
 use crate::problem::{Finding, Problem};
+use crate::source::Role;
 
 /// Looks the targets of a book up in the file system and in git's index.
 pub(crate) fn check(book: &Book) -> Vec<Finding> {
@@ -46,6 +47,28 @@ pub(crate) fn check(book: &Book) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// Why a path is not for tangle to write, as far as the book itself knows.
+pub(crate) fn reserved(book: &Book, path: &str) -> Option<String> {
+    let top = path.split('/').next().unwrap_or(path);
+    match top {
+        ".git" => return Some("it is git's".into()),
+        ".tangle" => return Some("tangle keeps its own records there".into()),
+        _ => {}
+    }
+    if path == "book.toml" {
+        return Some("it configures the book".into());
+    }
+    book.sources().iter().find(|source| source.path == path).map(|source| {
+        match source.role {
+            Role::Chapter => "it is a chapter",
+            Role::Summary => "it lists the chapters",
+            Role::Config => "it configures the book",
+            Role::Unlisted => "it lies among the chapters",
+        }
+        .to_owned()
+    })
 }
 
 /// Where the folders of targets really are.

@@ -6,7 +6,7 @@
 //!
 //! It marks what helps to find one's way, comments above all, with the classes of highlight.js.
 
-use super::figure::push_text;
+use super::words::push_text;
 
 /// The colours of one block, line after line.
 pub(super) struct Colours {

@@ -4,19 +4,10 @@
 
 use std::fmt::Write as _;
 
-use super::figure::{lines, list, prose, text};
-use super::links::{Links, relative};
-use crate::book::{Book, Chunk, ChunkId, PartId};
-use crate::expand::{Output, Placement};
+use super::links::{CHUNKS, CHUNKS_PAGE, FILES, FILES_PAGE, Links, relative};
+use super::words::{lines, list, prose, text};
+use crate::book::{Book, Chunk, ChunkId, Output, PartId, Placement};
 use crate::parse::{LineKind, Target};
-
-/// The page of all chunks, as mdBook's source path and as a URL.
-pub(super) const CHUNKS: &str = "chunks.md";
-pub(super) const CHUNKS_PAGE: &str = "chunks.html";
-
-/// The page of all files.
-pub(super) const FILES: &str = "files.md";
-pub(super) const FILES_PAGE: &str = "files.html";
 
 /// All named chunks: where they are defined, where they land, where they are used.
 pub(super) fn chunks(book: &Book, links: &Links<'_>) -> String {

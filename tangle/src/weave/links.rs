@@ -10,6 +10,14 @@ use crate::book::{Book, ChunkId, PartId};
 use crate::parse::Target;
 use crate::source::SourceId;
 
+/// The page of all chunks, as mdBook's source path and as a URL.
+pub(super) const CHUNKS: &str = "chunks.md";
+pub(super) const CHUNKS_PAGE: &str = "chunks.html";
+
+/// The page of all files.
+pub(super) const FILES: &str = "files.md";
+pub(super) const FILES_PAGE: &str = "files.html";
+
 /// The addresses of everything that can be linked to.
 pub(super) struct Links<'a> {
     book: &'a Book,

@@ -27,6 +27,7 @@ mod index;
 mod links;
 #[cfg(test)]
 mod tests;
+mod words;
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
@@ -126,7 +127,7 @@ pub fn weave(src: &Path, mut book: MdBook) -> Result<MdBook, Failure> {
         sources.push(Source::new(slashes(&file), Role::Chapter, text));
         pages.push(Page { path: path.clone(), name: chapter.name.clone() });
     }
-    for page in [index::CHUNKS, index::FILES] {
+    for page in [links::CHUNKS, links::FILES] {
         if pages.iter().any(|chapter| chapter.path == Path::new(page)) {
             return Err(Failure::Taken(page.to_owned()));
         }
@@ -146,8 +147,8 @@ pub fn weave(src: &Path, mut book: MdBook) -> Result<MdBook, Failure> {
         texts.insert(&page.path, chapter(&model, &links, id));
     }
     let indexes = [
-        index_page("All chunks", index::CHUNKS, index::chunks(&model, &links)),
-        index_page("All files", index::FILES, index::files(&model, &links)),
+        index_page("All chunks", links::CHUNKS, index::chunks(&model, &links)),
+        index_page("All files", links::FILES, index::files(&model, &links)),
     ];
     book.for_each_chapter_mut(|chapter| {
         if let Some(text) = chapter.path.as_deref().and_then(|path| texts.remove(path)) {
