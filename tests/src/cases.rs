@@ -10,6 +10,7 @@ use anyhow::{Result, bail};
 
 use crate::artifacts::Artifacts;
 use crate::control::{Message, Verdict};
+use crate::hosts::Kind;
 use crate::machine::{Machine, Settings};
 use crate::report::Report;
 
@@ -20,47 +21,25 @@ const CASE: Duration = Duration::from_secs(300);
 /// How long a machine may take to end.
 const END: Duration = Duration::from_secs(30);
 
-/// A processor that the cases run on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Levels {
-    /// Page tables of four levels.
-    Four,
-    /// Of five.
-    Five,
-}
-
-impl Levels {
-    /// What the section is called.
-    pub fn section(self) -> &'static str {
-        match self {
-            Self::Four => "host-4",
-            Self::Five => "host-5",
-        }
-    }
-}
-
-/// Runs cases on one kind of processor, booting again whenever a machine dies of one.
+/// Runs cases on one kind of Host, booting again whenever a machine dies of one.
 #[derive(Debug)]
-pub struct Runner<'a> {
-    artifacts: &'a Artifacts,
-    initramfs: Vec<u8>,
-    levels: Levels,
+pub struct Runner {
+    kind: &'static Kind,
+    settings: Settings,
     machine: Option<Machine>,
     boots: u32,
 }
 
-impl<'a> Runner<'a> {
+impl Runner {
     /// Nothing is booted before the first case.
     ///
     /// # Errors
     ///
     /// When an artifact cannot be read.
-    pub fn new(artifacts: &'a Artifacts, levels: Levels) -> Result<Self> {
-        let initramfs = artifacts.pack()?;
+    pub fn new(artifacts: &Artifacts, kind: &'static Kind) -> Result<Self> {
         Ok(Self {
-            artifacts,
-            initramfs,
-            levels,
+            kind,
+            settings: kind.settings(artifacts)?,
             machine: None,
             boots: 0,
         })
@@ -72,7 +51,7 @@ impl<'a> Runner<'a> {
     ///
     /// When the report cannot be kept.
     pub fn run(&mut self, report: &mut Report, name: &str) -> Result<()> {
-        let section = self.levels.section();
+        let section = self.kind.section;
         let full = format!("{section}/{name}");
         let begun = Instant::now();
         let mut notes = String::new();
@@ -117,11 +96,11 @@ impl<'a> Runner<'a> {
         let kernel = fs::read(self.kernel_log(report)).unwrap_or_default();
         let mut text = format!("case {name}\n{notes}\n{why}\n\nThe Host's kernel:\n").into_bytes();
         text.extend(kernel);
-        report.keep(self.levels.section(), name, &text)
+        report.keep(self.kind.section, name, &text)
     }
 
     fn kernel_log(&self, report: &Report) -> PathBuf {
-        report.log_path(self.levels.section(), &format!("boot {}", self.boots))
+        report.log_path(self.kind.section, &format!("boot {}", self.boots))
     }
 
     /// Runs one case; an error means that the machine cannot be used any more.
@@ -136,7 +115,7 @@ impl<'a> Runner<'a> {
             None => self.boot(report)?,
         };
         machine.tell(&format!("case {name}"))?;
-        let end = Instant::now() + CASE;
+        let end = Instant::now() + CASE * self.kind.patience;
         loop {
             let left = end.saturating_duration_since(Instant::now());
             match machine.hear(left)? {
@@ -160,20 +139,11 @@ impl<'a> Runner<'a> {
 
     fn boot(&mut self, report: &Report) -> Result<Machine> {
         self.boots += 1;
-        let log = self.kernel_log(report);
-        let mut settings = Settings::new(&self.artifacts.kernel, self.initramfs.clone(), &log);
-        settings.five_levels = self.levels == Levels::Five;
-        let mut machine = Machine::start(&settings)?;
-        let facts = machine.wait_until_ready(BOOT)?;
+        self.settings.log = self.kernel_log(report);
+        let mut machine = Machine::start(&self.settings)?;
+        let facts = machine.wait_until_ready(BOOT * self.kind.patience)?;
         report.remark(&format!("booted Linux {facts}"));
-        let expected = if self.levels == Levels::Five {
-            "five levels"
-        } else {
-            "four levels"
-        };
-        if !facts.contains(expected) {
-            bail!("the machine has {facts:?}, not {expected:?}");
-        }
+        self.kind.check(&facts)?;
         Ok(machine)
     }
 }

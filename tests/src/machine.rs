@@ -37,14 +37,20 @@ use crate::control::Message;
 /// What kind of machine is wanted.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// The program: QEMU, or something that becomes it.
+    pub qemu: PathBuf,
     /// The kernel image.
     pub kernel: PathBuf,
     /// The bytes of its first file system.
     pub initramfs: Vec<u8>,
     /// Its memory in MiB.
     pub memory_mib: u32,
-    /// Whether the processor offers page tables of five levels.
-    pub five_levels: bool,
+    /// The processor's model and features, as QEMU names them.
+    pub cpu: String,
+    /// How many processors.
+    pub cpus: u32,
+    /// More words for the kernel's command line.
+    pub append: String,
     /// Whether to count instructions: time then passes by the instruction, on one thread.
     pub count_instructions: bool,
     /// Where the kernel's messages go.
@@ -55,10 +61,13 @@ impl Settings {
     /// The usual machine: 1 GiB, two CPUs, five levels.
     pub fn new(kernel: &Path, initramfs: Vec<u8>, log: &Path) -> Self {
         Self {
+            qemu: "qemu-system-x86_64".into(),
             kernel: kernel.to_path_buf(),
             initramfs,
             memory_mib: 1024,
-            five_levels: true,
+            cpu: "max".to_owned(),
+            cpus: 2,
+            append: String::new(),
             count_instructions: false,
             log: log.to_path_buf(),
         }
@@ -127,7 +136,9 @@ impl Machine {
             .stdout(Stdio::null())
             .stderr(File::create(&complaints)?)
             .spawn()
-            .context("cannot start qemu-system-x86_64: is it installed?")?;
+            .with_context(|| {
+                format!("cannot start {}: is it installed?", settings.qemu.display())
+            })?;
 
         let mut accept = |listener: &UnixListener| {
             let accepted = accept_from(listener, &mut child);
@@ -284,12 +295,7 @@ impl Drop for Machine {
 /// The command line of QEMU.
 fn command(settings: &Settings, folder: &Path) -> Command {
     let at = |name: &str| folder.join(name).display().to_string();
-    let mut command = Command::new("qemu-system-x86_64");
-    let cpu = if settings.five_levels {
-        "max"
-    } else {
-        "max,la57=off"
-    };
+    let mut command = Command::new(&settings.qemu);
     if settings.count_instructions {
         command.args([
             "-accel",
@@ -302,9 +308,9 @@ fn command(settings: &Settings, folder: &Path) -> Command {
     }
     command.args([
         "-cpu",
-        cpu,
+        &settings.cpu,
         "-smp",
-        "2",
+        &settings.cpus.to_string(),
         "-m",
         &format!("{}M", settings.memory_mib),
     ]);
@@ -342,10 +348,8 @@ fn command(settings: &Settings, folder: &Path) -> Command {
         .arg("-initrd")
         .arg(folder.join("initramfs"));
     // A Host that panics ends the machine at once, and that fails the case.
-    command.args([
-        "-append",
-        "console=ttyS0 loglevel=7 panic=-1 oops=panic rdinit=/init",
-    ]);
+    let words = "console=ttyS0 loglevel=7 panic=-1 oops=panic rdinit=/init";
+    command.args(["-append", &format!("{words} {}", settings.append)]);
     command
 }
 

@@ -34,7 +34,19 @@ pub enum Outcome {
     Skip(String),
 }
 
-/// What a case does: an error is a failure.
+/// An error that says that a case cannot be tried here, and why.
+#[derive(Debug)]
+pub struct NotHere(pub String);
+
+impl std::fmt::Display for NotHere {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for NotHere {}
+
+/// What a case does: an error is a failure, but [`NotHere`] a skip.
 type Body = fn(&mut Bench) -> Result<()>;
 
 /// One case.
@@ -224,6 +236,9 @@ impl Case {
             .new_records()
             .map(|records| unexpected(self.name, &records));
         match (result, warnings) {
+            (Err(error), Ok(warnings)) if warnings.is_empty() && error.is::<NotHere>() => {
+                Outcome::Skip(format!("{error}"))
+            }
             (Err(error), _) => Outcome::Fail(format!("{error:#}")),
             (Ok(()), Err(error)) => Outcome::Fail(format!("{error:#}")),
             (Ok(()), Ok(warnings)) if !warnings.is_empty() => {

@@ -13,10 +13,12 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::host::LAUNCHER;
+use crate::host::{self, LAUNCHER};
 
 /// How long anything may take. Generous: the machine is emulated and may share its processors.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub fn patience() -> Duration {
+    Duration::from_secs(120) * host::patience()
+}
 
 /// The user that owns nothing.
 const NOBODY: u32 = 65534;
@@ -152,7 +154,7 @@ impl Guest {
     ///
     /// When it ends before, or takes too long.
     pub fn wait_for(&self, text: &str) -> Result<()> {
-        let (so_far, met) = self.output.wait(PATIENCE, |output| output.contains(text));
+        let (so_far, met) = self.output.wait(patience(), |output| output.contains(text));
         if met {
             return Ok(());
         }
@@ -207,7 +209,7 @@ impl Guest {
     ///
     /// When it takes too long; the Launcher is then killed.
     pub fn finish(self) -> Result<Ended> {
-        self.finish_within(PATIENCE)
+        self.finish_within(patience())
     }
 
     /// Waits so long until the Guest is over.
@@ -230,8 +232,8 @@ impl Guest {
             // It may end by itself between the look and this.
             let _ = self.child.kill();
         }
-        let output = self.output.all(Duration::from_secs(10));
-        let errors = self.errors.all(Duration::from_secs(10));
+        let output = self.output.all(Duration::from_secs(10) * host::patience());
+        let errors = self.errors.all(Duration::from_secs(10) * host::patience());
         match status {
             Some(status) => Ok(Ended {
                 status,
@@ -251,7 +253,7 @@ impl Drop for Guest {
         // A case that fails leaves no Guest behind, if the Host lets go of it: one that cannot be
         // killed must not hold up the cases after it.
         let _ = self.child.kill();
-        let end = Instant::now() + Duration::from_secs(10);
+        let end = Instant::now() + Duration::from_secs(10) * host::patience();
         while Instant::now() < end && matches!(self.child.try_wait(), Ok(None)) {
             thread::sleep(Duration::from_millis(10));
         }

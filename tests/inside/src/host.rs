@@ -52,7 +52,7 @@ pub fn mount_all() -> Result<()> {
 /// When it does not appear within ten seconds.
 pub fn open_port(name: &str) -> Result<File> {
     let wanted = format!("lguest.{name}");
-    let end = Instant::now() + Duration::from_secs(10);
+    let end = Instant::now() + Duration::from_secs(10) * patience();
     loop {
         for entry in fs::read_dir("/sys/class/virtio-ports")
             .into_iter()
@@ -76,16 +76,40 @@ pub fn open_port(name: &str) -> Result<File> {
     }
 }
 
-/// The kernel's release and the levels of its page tables: `7.3.4 levels 5`.
+/// What the machine says of itself: `7.3.4 with five levels of page tables, 2 CPUs, no PTI`.
 pub fn facts() -> String {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    // Linux takes a flag away when it does not use the thing.
+    let levels = if has_flag("la57") { "five" } else { "four" };
+    let cpus = cpus();
+    let plural = if cpus == 1 { "" } else { "s" };
+    let pti = if has_flag("pti") { "PTI" } else { "no PTI" };
+    format!(
+        "{} with {levels} levels of page tables, {cpus} CPU{plural}, {pti}",
+        release.trim()
+    )
+}
+
+/// Whether `/proc/cpuinfo` has a flag.
+fn has_flag(wanted: &str) -> bool {
     let processors = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    // Linux takes the flag away when it does not use five levels.
-    let five = processors.lines().any(|line| {
-        line.starts_with("flags") && line.split_whitespace().any(|flag| flag == "la57")
-    });
-    let levels = if five { "five" } else { "four" };
-    format!("{} with {levels} levels of page tables", release.trim())
+    processors
+        .lines()
+        .any(|line| line.starts_with("flags") && line.split_whitespace().any(|flag| flag == wanted))
+}
+
+/// How many CPUs there are.
+pub fn cpus() -> usize {
+    let processors = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let begins = |line: &&str| line.starts_with("processor");
+    processors.lines().filter(begins).count().max(1)
+}
+
+/// So many times slower than the usual machine this one may be; it is said on the kernel's command
+/// line.
+pub fn patience() -> u32 {
+    let said = std::env::var("patience").ok();
+    said.and_then(|word| word.parse().ok()).unwrap_or(1)
 }
 
 /// Whether the module is in the kernel.
@@ -154,7 +178,7 @@ pub const RESOURCES: [&str; 3] = ["guests", "pinned_pages", "shadow_pages"];
 ///
 /// When something is still held after ten seconds.
 pub fn wait_until_free() -> Result<()> {
-    let end = Instant::now() + Duration::from_secs(10);
+    let end = Instant::now() + Duration::from_secs(10) * patience();
     loop {
         let all = counters()?;
         let held: Vec<_> = RESOURCES

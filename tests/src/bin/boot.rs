@@ -18,7 +18,8 @@ use clap::{Args, Parser, Subcommand};
 use lguest_tests::artifacts::{self, Artifacts};
 use lguest_tests::cleanup;
 use lguest_tests::control::{Message, Verdict};
-use lguest_tests::machine::{Machine, Settings, drain};
+use lguest_tests::hosts::{KINDS, Kind};
+use lguest_tests::machine::{Machine, drain};
 use lguest_tests::terminal::Raw;
 
 /// How long Linux may take to come up. It is usually there after ten seconds.
@@ -36,9 +37,9 @@ const PREFIX: u8 = 0x1d;
 struct Options {
     #[command(subcommand)]
     what: What,
-    /// Give the machine a processor without five-level page tables
-    #[arg(long, global = true)]
-    four_levels: bool,
+    /// The kind of Host, as the tests call it: 5, 4, 1...
+    #[arg(long, global = true, default_value = "5", value_parser = kind)]
+    host: &'static Kind,
 }
 
 #[derive(Debug, Subcommand)]
@@ -71,6 +72,16 @@ struct Run {
     args: Vec<String>,
 }
 
+/// The kind of Host of that name.
+fn kind(name: &str) -> Result<&'static Kind> {
+    Kind::named(name).with_context(|| {
+        let names = KINDS
+            .iter()
+            .map(|kind| format!("{} ({})", kind.section, kind.about));
+        format!("there is: {}", names.collect::<Vec<_>>().join(", "))
+    })
+}
+
 fn main() -> ExitCode {
     let options = Options::parse();
     let result = match &options.what {
@@ -95,10 +106,14 @@ fn main() -> ExitCode {
 /// Starts the machine and waits until it is up.
 fn start(options: &Options, artifacts: &Artifacts, log: PathBuf) -> Result<(Machine, String)> {
     cleanup::watch_signals()?;
-    let mut settings = Settings::new(&artifacts.kernel, artifacts.pack()?, &log);
-    settings.five_levels = !options.four_levels;
+    if let Some(why) = options.host.missing() {
+        bail!("{}: {why}", options.host.section);
+    }
+    let mut settings = options.host.settings(artifacts)?;
+    settings.log = log;
     let mut machine = Machine::start(&settings)?;
-    let facts = machine.wait_until_ready(BOOT)?;
+    let facts = machine.wait_until_ready(BOOT * options.host.patience)?;
+    options.host.check(&facts)?;
     Ok((machine, facts))
 }
 
@@ -116,7 +131,7 @@ fn run_cases(options: &Options, names: &[String]) -> Result<i32> {
     for name in names {
         machine.tell(&format!("case {name}"))?;
         loop {
-            match machine.hear(Duration::from_secs(600))? {
+            match machine.hear(Duration::from_secs(600) * options.host.patience)? {
                 Message::Start(name) => println!("case {name}"),
                 Message::Note(text) => println!("  {text}"),
                 Message::Nmi => {

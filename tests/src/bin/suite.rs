@@ -10,13 +10,11 @@ use anyhow::Result;
 use clap::Parser;
 use inside::cases::CASES;
 use lguest_tests::artifacts::{self, Artifacts, root};
-use lguest_tests::cases::{Levels, Runner};
+use lguest_tests::cases::Runner;
 use lguest_tests::checks::{cargo_test, command};
+use lguest_tests::hosts::{KINDS, Kind};
 use lguest_tests::report::Report;
-use lguest_tests::{cleanup, figures, prompt, sample};
-
-/// One in so many of the cases is taken on the second kind of processor.
-const SAMPLE: u64 = 3;
+use lguest_tests::{cleanup, figures, prompt};
 
 #[derive(Debug, Parser)]
 #[command(about = "Runs the tests; the last line says how many passed, failed and were skipped")]
@@ -57,8 +55,10 @@ fn suite(options: &Options) -> Result<bool> {
 fn forget_old_logs(directory: &Path) {
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        if SECTIONS
-            .iter()
+        let hosts = KINDS.iter().map(|kind| kind.section);
+        if OTHERS
+            .into_iter()
+            .chain(hosts)
             .any(|section| name.starts_with(&format!("{section}-")))
         {
             // A log that stays does no harm.
@@ -67,8 +67,8 @@ fn forget_old_logs(directory: &Path) {
     }
 }
 
-/// All sections, in the order in which they run.
-const SECTIONS: [&str; 6] = ["tools", "book", "workspace", "host-5", "host-4", "prompt"];
+/// The sections beside the kinds of Host.
+const OTHERS: [&str; 4] = ["tools", "book", "workspace", "prompt"];
 
 /// A cargo command in a directory of the checkout, free of settings meant for other builds.
 fn cargo(directory: &str, arguments: &[&str]) -> Command {
@@ -186,44 +186,27 @@ fn workspace(report: &mut Report) -> Result<()> {
     cargo_test(report, "workspace", &mut cargo("workspace", &test))
 }
 
-/// The cases in the machine, on both kinds of processor, and the user's side of it.
+/// The cases in the machine, on every kind of Host, and the user's side of it.
 fn host(report: &mut Report, options: &Options) -> Result<()> {
     let commit = artifacts::commit();
     let mut plan = Vec::new();
-    for levels in [Levels::Five, Levels::Four] {
-        let wanted = CASES.iter().map(|case| case.name).filter(|name| {
-            let filtered = options.filter.is_some();
-            let all = options.long || filtered || levels == Levels::Five;
-            report.wants(levels.section(), name)
-                && (all || always(name) || sample::chosen(&commit, name, SAMPLE))
-        });
-        plan.push((levels, wanted.collect::<Vec<_>>()));
+    for kind in KINDS {
+        let names = wanted(report, options, kind, &commit);
+        if !names.is_empty() {
+            plan.push((kind, names));
+        }
     }
     let prompts: Vec<_> = prompt::TESTS
         .iter()
         .filter(|test| report.wants("prompt", test.name))
         .collect();
-    if plan.iter().all(|(_, names)| names.is_empty()) && prompts.is_empty() {
+    if plan.is_empty() && prompts.is_empty() {
         return Ok(());
     }
     let artifacts = Artifacts::collect()?.with_test_guests()?;
-    for (levels, names) in plan {
-        report.section(&format!(
-            "{}: Guests under lguest.ko in QEMU",
-            levels.section()
-        ));
-        if names.len() < CASES.len() && options.filter.is_none() {
-            report.remark(&format!(
-                "a sample of {} of {} cases, chosen by commit {commit}; all with --long",
-                names.len(),
-                CASES.len()
-            ));
-        }
-        let mut runner = Runner::new(&artifacts, levels)?;
-        for name in names {
-            runner.run(report, name)?;
-        }
-        runner.end()?;
+    for (kind, names) in plan {
+        let sampled = options.filter.is_none().then_some(commit.as_str());
+        on(report, &artifacts, kind, &names, sampled)?;
     }
     report.section("prompt: what a user sees");
     for test in prompts {
@@ -232,7 +215,50 @@ fn host(report: &mut Report, options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// The cases that are part of every sample.
-fn always(name: &str) -> bool {
-    matches!(name, "linux" | "hello" | "walls" | "reload")
+/// The names of the cases that this run tries on a kind of Host.
+fn wanted(report: &Report, options: &Options, kind: &Kind, commit: &str) -> Vec<&'static str> {
+    let filter = options.filter.as_deref();
+    // A kind of the long set is taken when it is asked for by its name.
+    let named = filter.is_some_and(|filter| filter.starts_with(kind.section));
+    if kind.long && !options.long && !named {
+        return Vec::new();
+    }
+    let all = options.long || filter.is_some();
+    CASES
+        .iter()
+        .map(|case| case.name)
+        .filter(|name| report.wants(kind.section, name))
+        .filter(|name| all || kind.samples(commit, name))
+        .collect()
+}
+
+/// Runs cases on one kind of Host; `sampled` by a commit if they may be a sample.
+fn on(
+    report: &mut Report,
+    artifacts: &Artifacts,
+    kind: &'static Kind,
+    names: &[&str],
+    sampled: Option<&str>,
+) -> Result<()> {
+    let Kind { section, about, .. } = kind;
+    if let Some(why) = kind.missing() {
+        report.section(&format!("{section}: {about}"));
+        report.skip(section, &why);
+        return Ok(());
+    }
+    let version = kind.qemu.version()?;
+    report.section(&format!("{section}: {about}; QEMU {version}"));
+    match sampled {
+        Some(commit) if names.len() < CASES.len() => report.remark(&format!(
+            "a sample of {} of {} cases, chosen by commit {commit}; all with --long",
+            names.len(),
+            CASES.len()
+        )),
+        _ => {}
+    }
+    let mut runner = Runner::new(artifacts, kind)?;
+    for name in names {
+        runner.run(report, name)?;
+    }
+    runner.end()
 }

@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use super::Bench;
-use crate::guest::{Ended, Guest, PATIENCE};
+use crate::guest::{Ended, Guest, patience};
 use crate::host;
 
 /// Exit status of the Launcher: the Guest powered off.
@@ -135,7 +135,9 @@ pub fn endings(_: &mut Bench) -> Result<()> {
 }
 
 /// How long a killed Launcher may take to be gone.
-const SECONDS_TO_DIE: Duration = Duration::from_secs(20);
+fn time_to_die() -> Duration {
+    Duration::from_secs(20) * host::patience()
+}
 
 /// The processor time that a task has used, in clock ticks of which 100 are a second.
 fn ticks(pid: Pid) -> Result<u64> {
@@ -154,11 +156,12 @@ fn pin(pid: Pid, cpu: usize) -> Result<()> {
     Ok(())
 }
 
-/// Either of the machine's two processors for a task.
+/// Any of the machine's processors for a task.
 fn unpin(pid: Pid) -> Result<()> {
     let mut set = CpuSet::new();
-    set.set(0)?;
-    set.set(1)?;
+    for cpu in 0..host::cpus() {
+        set.set(cpu)?;
+    }
     sched_setaffinity(pid, &set)?;
     Ok(())
 }
@@ -207,7 +210,7 @@ pub fn spin(bench: &mut Bench) -> Result<()> {
         );
 
         guest.signal(signal)?;
-        let ended = guest.finish_within(SECONDS_TO_DIE)?;
+        let ended = guest.finish_within(time_to_die())?;
         ended.expect_code(128 + signal as i32)?;
         host::wait_until_free()?;
     }
@@ -225,7 +228,7 @@ pub fn killed(_: &mut Bench) -> Result<()> {
         );
         guest.signal(Signal::SIGKILL)?;
         guest
-            .finish_within(SECONDS_TO_DIE)?
+            .finish_within(time_to_die())?
             .expect_code(128 + Signal::SIGKILL as i32)?;
         host::wait_until_free()?;
     }
@@ -243,7 +246,7 @@ pub fn two(bench: &mut Bench) -> Result<()> {
     ensure!(alive == 2, "{alive} Guests instead of two at once");
     // Both on one processor, so that they take turns on the Switcher's pages, and then anywhere.
     for (guest, _) in &guests {
-        pin(guest.pid(), 1)?;
+        pin(guest.pid(), host::cpus() - 1)?;
     }
     thread::sleep(Duration::from_secs(2));
     for (guest, _) in &guests {
@@ -276,7 +279,7 @@ pub fn nmi(bench: &mut Bench) -> Result<()> {
     pin(guest.pid(), 0)?;
     let before = host::nmi_count(0)?;
     let mut injected = 0;
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + patience();
     let mut came = 0;
     while came < NMIS && guest.alive()? && Instant::now() < end {
         bench.control.inject_nmi()?;
@@ -332,7 +335,7 @@ pub fn leaks(bench: &mut Bench) -> Result<()> {
             let guest = Guest::probe(&["case=memory", "then=spin"])?;
             guest.wait_for("spinning")?;
             guest.signal(Signal::SIGKILL)?;
-            guest.finish_within(SECONDS_TO_DIE)?;
+            guest.finish_within(time_to_die())?;
             host::wait_until_free()?;
         }
         Ok(())
@@ -439,6 +442,6 @@ pub fn reload(bench: &mut Bench) -> Result<()> {
         "the module was unloaded under a Guest"
     );
     guest.signal(Signal::SIGKILL)?;
-    guest.finish_within(SECONDS_TO_DIE)?;
+    guest.finish_within(time_to_die())?;
     host::wait_until_free()
 }

@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! The kinds of Host that the cases run on: one row of [`KINDS`] each.
+//!
+//! A kind is a section of the test's output. Its row says which machine is put together, what the
+//! Linux in it must say of itself once it is up (a machine that should have something and does not
+//! is a failure, not a pass of the wrong thing), and how much of the list is run when.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::artifacts::{Artifacts, place, root};
+use crate::machine::Settings;
+use crate::sample;
+
+/// One kind of Host.
+#[derive(Debug)]
+pub struct Kind {
+    /// What its section is called: `host-` and a word, none the beginning of another's.
+    pub section: &'static str,
+    /// What is special about it.
+    pub about: &'static str,
+    /// The processor's model and features, as QEMU names them.
+    pub cpu: &'static str,
+    /// How many processors.
+    pub cpus: u32,
+    /// More words for the kernel's command line.
+    pub append: &'static str,
+    /// Which QEMU.
+    pub qemu: Qemu,
+    /// Which Linux, and the module that was built for it.
+    pub kernel: Kernel,
+    /// How many times slower than the first kind it may be.
+    pub patience: u32,
+    /// Whether it is tried in the long set only (or when asked for by name).
+    pub long: bool,
+    /// An ordinary run takes one in so many of the cases; 1 is all of them.
+    pub one_in: u64,
+    /// What the machine must say of itself when it is up; see `inside::host::facts`.
+    pub facts: &'static [&'static str],
+}
+
+/// Which QEMU runs a Host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Qemu {
+    /// The machine's own.
+    Own,
+}
+
+/// Which Linux a Host is. All of a kind are built the same way: an image, and a module for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kernel {
+    /// The one of `make run`, with the module of `make module`.
+    Plain,
+}
+
+/// The first kind: the one that everything else is a change of.
+const FIRST: Kind = Kind {
+    section: "host-5",
+    about: "page tables of five levels, two processors",
+    cpu: "max",
+    cpus: 2,
+    append: "",
+    qemu: Qemu::Own,
+    kernel: Kernel::Plain,
+    patience: 1,
+    long: false,
+    one_in: 1,
+    facts: &["five levels", "2 CPUs"],
+};
+
+/// All kinds, in the order in which they are tried.
+pub const KINDS: &[Kind] = &[
+    FIRST,
+    Kind {
+        section: "host-4",
+        about: "page tables of four levels",
+        cpu: "max,la57=off",
+        one_in: 4,
+        facts: &["four levels", "2 CPUs"],
+        ..FIRST
+    },
+    Kind {
+        section: "host-1",
+        about: "one processor",
+        cpus: 1,
+        one_in: 6,
+        facts: &["five levels", "1 CPU,"],
+        ..FIRST
+    },
+];
+
+/// The cases that are part of every sample.
+const ALWAYS: [&str; 4] = ["linux", "hello", "walls", "reload"];
+
+impl Kind {
+    /// The kind of that name, with `host-` or without.
+    pub fn named(name: &str) -> Option<&'static Self> {
+        KINDS
+            .iter()
+            .find(|kind| kind.section == name || kind.section == format!("host-{name}"))
+    }
+
+    /// Whether an ordinary run at this commit takes a case on it.
+    pub fn samples(&self, commit: &str, case: &str) -> bool {
+        ALWAYS.contains(&case)
+            || sample::chosen(commit, &format!("{}/{case}", self.section), self.one_in)
+    }
+
+    /// Why it cannot be tried here, if so.
+    pub fn missing(&self) -> Option<String> {
+        self.qemu.missing().or_else(|| self.kernel.missing())
+    }
+
+    /// The machine for it, with everything packed in.
+    ///
+    /// # Errors
+    ///
+    /// When a part cannot be read.
+    pub fn settings(&self, artifacts: &Artifacts) -> Result<Settings> {
+        let mut artifacts = artifacts.clone();
+        if self.kernel != Kernel::Plain {
+            artifacts.kernel = self.kernel.image()?;
+            artifacts.module = Some(self.kernel.module());
+        }
+        let mut settings = Settings::new(&artifacts.kernel, artifacts.pack()?, "".as_ref());
+        settings.qemu = self.qemu.program()?;
+        settings.cpu = self.cpu.to_owned();
+        settings.cpus = self.cpus;
+        settings.append = self.append.to_owned();
+        if self.patience > 1 {
+            // A word that the kernel does not know ends up in the environment of /init.
+            settings.append = format!("{} patience={}", settings.append, self.patience);
+        }
+        Ok(settings)
+    }
+
+    /// Checks what the machine says of itself.
+    ///
+    /// # Errors
+    ///
+    /// When it is not of this kind.
+    pub fn check(&self, facts: &str) -> Result<()> {
+        for fact in self.facts {
+            ensure!(
+                facts.contains(fact),
+                "the machine has {facts:?}, not {fact:?}"
+            );
+        }
+        Ok(())
+    }
+}
+
+impl Qemu {
+    /// The program.
+    ///
+    /// # Errors
+    ///
+    /// When it is not there.
+    pub fn program(self) -> Result<PathBuf> {
+        match self {
+            Self::Own => Ok("qemu-system-x86_64".into()),
+        }
+    }
+
+    /// What it says of its version: `7.2.22`.
+    ///
+    /// # Errors
+    ///
+    /// When it does not run.
+    pub fn version(self) -> Result<String> {
+        let program = self.program()?;
+        let output = Command::new(&program).arg("--version").output();
+        let output = output.with_context(|| format!("cannot start {}", program.display()))?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let version = text
+            .lines()
+            .next()
+            .and_then(|line| line.strip_prefix("QEMU emulator version "))
+            .and_then(|rest| rest.split_whitespace().next());
+        Ok(version
+            .with_context(|| format!("{} says {text:?}", program.display()))?
+            .to_owned())
+    }
+
+    fn missing(self) -> Option<String> {
+        match self {
+            Self::Own => None,
+        }
+    }
+}
+
+impl Kernel {
+    /// The image to boot.
+    ///
+    /// # Errors
+    ///
+    /// When nobody knows where it is.
+    pub fn image(self) -> Result<PathBuf> {
+        match self {
+            Self::Plain => place("BZIMAGE"),
+        }
+    }
+
+    /// Where the module for it is built.
+    pub fn module(self) -> PathBuf {
+        match self {
+            Self::Plain => root().join("module/lguest.ko"),
+        }
+    }
+
+    fn missing(self) -> Option<String> {
+        match self {
+            Self::Plain => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_section_begins_like_another() {
+        for one in KINDS {
+            assert!(one.section.starts_with("host-"));
+            let like = KINDS
+                .iter()
+                .filter(|kind| kind.section.starts_with(one.section));
+            assert_eq!(like.count(), 1, "{}", one.section);
+        }
+    }
+
+    #[test]
+    fn a_kind_is_found_by_either_name() {
+        assert_eq!(Kind::named("4").map(|kind| kind.section), Some("host-4"));
+        assert_eq!(
+            Kind::named("host-1").map(|kind| kind.section),
+            Some("host-1")
+        );
+        assert!(Kind::named("9").is_none());
+    }
+
+    #[test]
+    fn a_machine_of_another_kind_is_refused() {
+        let four = Kind::named("4").expect("there is one");
+        assert!(
+            four.check("7.3.4 with four levels of page tables, 2 CPUs, no PTI")
+                .is_ok()
+        );
+        assert!(
+            four.check("7.3.4 with five levels of page tables, 2 CPUs, no PTI")
+                .is_err()
+        );
+        let one = Kind::named("1").expect("there is one");
+        assert!(
+            one.check("7.3.4 with five levels of page tables, 1 CPU, no PTI")
+                .is_ok()
+        );
+        assert!(
+            one.check("7.3.4 with five levels of page tables, 11 CPUs, no PTI")
+                .is_err()
+        );
+    }
+}
