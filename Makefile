@@ -15,7 +15,7 @@ TESTS = cargo run --quiet --release --package lguest-tests --bin
 # A second Linux shell beside the Guest: make run HOST=1
 RUN_FLAGS := $(if $(HOST),--host-shell)
 
-.PHONY: help setup tangle check workspace lock module guest launcher programs \
+.PHONY: help setup setup-long tangle check workspace lock module guest launcher programs \
 	run test test-long bench book serve clean distclean
 
 help: ## this list
@@ -25,6 +25,9 @@ help: ## this list
 
 setup: ## fetch and build what is missing (run and test do it too)
 	@setup/all
+
+setup-long: ## the same, and the two kernels of test-long (half an hour more)
+	@setup/all long
 
 tangle: ## take the code out of the chapters
 	@[ -x target/release/tangle ] || echo 'Building tangle first (about a minute).'
@@ -42,9 +45,10 @@ lock: tangle ## after a change of dependencies: write the lock files anew
 	@cargo metadata --quiet --format-version 1 --manifest-path workspace/Cargo.toml >/dev/null
 	@cp workspace/Cargo.lock book/Cargo.lock
 
+# MODULE_OUT=target/module-debug: built there, and module/ is left as it is.
 module: workspace ## build lguest.ko against KDIR, errors at the chapter's line
-	@$(ENV) BITFLAGS_SRC=$$(setup/crate-path bitflags); \
-	make -C "$$KDIR" M="$(CURDIR)/module" BITFLAGS_SRC="$$BITFLAGS_SRC" modules 2>&1 | $(TANGLE) filter
+	@$(ENV) BITFLAGS_SRC=$$(setup/crate-path bitflags); WORDS=$$(kernel/module-words "$$KDIR" $(MODULE_OUT)); \
+	make -C "$$KDIR" $$WORDS BITFLAGS_SRC="$$BITFLAGS_SRC" modules 2>&1 | $(TANGLE) filter
 
 # A panic names its place in the book's tree, wherever that tree lies.
 PLACES = target.x86_64-unknown-none.rustflags=["--remap-path-prefix=$(CURDIR)/="]
@@ -76,7 +80,7 @@ run: setup programs ## boot the Host in QEMU and show a Guest's console
 test: setup programs ## the cheap tests and a sample of the others
 	@$(ENV) $(TESTS) suite
 
-test-long: setup programs ## all tests
+test-long: setup-long programs ## all tests, under the debug kernels too
 	@$(ENV) $(TESTS) suite -- --long
 
 bench: setup programs ## measure, and write bench/figures.json

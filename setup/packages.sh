@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0
 # The programs and headers of the distribution that the build needs.
-#   packages.sh missing   print the names of packages for what is not there
-#   packages.sh install   install them
+#   packages.sh missing [long]   print the names of packages for what is not there
+#   packages.sh install [long]   install them
+# With `long`, those that only the long tests need as well.
 set -euo pipefail
 . "$(dirname "$0")/env.sh"
 . "$(dirname "$0")/lib.sh"
+long=${2:-}
 
 has_header() { printf '#include <%s>\n' "$1" | gcc -E -x c -o /dev/null - 2>/dev/null; }
 has_libclang() { [ -n "${LIBCLANG_PATH:-}" ]; }
@@ -19,7 +21,11 @@ missing() {
     local package test
     while read -r package test; do
         eval "$test" >/dev/null 2>&1 || printf '%s\n' "$package"
-    done <<'TABLE'
+    done < <(table)
+}
+
+table() {
+    cat <<'TABLE'
 build-essential   command -v gcc && command -v make && command -v ld && has_header stdlib.h
 flex              command -v flex
 bison             command -v bison
@@ -35,6 +41,13 @@ qemu-system-x86   command -v qemu-system-x86_64
 busybox-static    has_busybox
 curl              command -v curl
 ca-certificates   [ -e /etc/ssl/certs/ca-certificates.crt ] || [ -d /etc/pki ]
+TABLE
+    # The KASAN kernel: all of LLVM of one version, and bindgen with its libclang.
+    [ -z "$long" ] || cat <<TABLE
+clang-$LGUEST_LLVM         command -v clang-$LGUEST_LLVM
+lld-$LGUEST_LLVM           command -v ld.lld-$LGUEST_LLVM
+llvm-$LGUEST_LLVM          command -v llvm-nm-$LGUEST_LLVM && command -v llvm-objcopy-$LGUEST_LLVM
+libclang-$LGUEST_LLVM-dev  compgen -G "/usr/lib/llvm-$LGUEST_LLVM/lib/libclang[.-]*so*"
 TABLE
 }
 
