@@ -28,6 +28,8 @@ pub struct Runner {
     settings: Settings,
     machine: Option<Machine>,
     boots: u32,
+    /// Whether cases are told to take their time.
+    pub long: bool,
 }
 
 impl Runner {
@@ -42,6 +44,7 @@ impl Runner {
             settings: kind.settings(artifacts)?,
             machine: None,
             boots: 0,
+            long: false,
         })
     }
 
@@ -114,7 +117,8 @@ impl Runner {
             Some(machine) => machine,
             None => self.boot(report)?,
         };
-        machine.tell(&format!("case {name}"))?;
+        let long = if self.long { " long" } else { "" };
+        machine.tell(&format!("case {name}{long}"))?;
         let end = Instant::now() + CASE * self.kind.patience;
         loop {
             let left = end.saturating_duration_since(Instant::now());

@@ -4,6 +4,7 @@
 
 mod guests;
 mod hostile;
+mod instructions;
 mod requests;
 
 pub use requests::{WITH_LDT, with_ldt};
@@ -21,6 +22,21 @@ pub struct Bench {
     pub log: KernelLog,
     /// What the kernel said while it booted.
     pub boot: Vec<Record>,
+    /// What was said after the case's name: `long`, or `word=number`.
+    pub words: Vec<String>,
+}
+
+impl Bench {
+    /// Whether this is the long set, in which a case may take its time.
+    pub fn long(&self) -> bool {
+        self.words.iter().any(|word| word == "long")
+    }
+
+    /// The number given as `word=number`.
+    pub fn number(&self, word: &str) -> Option<u64> {
+        let mut numbers = self.words.iter().filter_map(|w| w.split_once('='));
+        numbers.find_map(|(name, value)| (name == word).then(|| value.parse().ok())?)
+    }
 }
 
 /// How a case went.
@@ -153,6 +169,11 @@ pub const CASES: &[Case] = &[
     case("leaks", "no page stays pinned or lost", guests::leaks),
     case("two", "two Guests at once", guests::two),
     case("nmi", "NMIs while a Guest runs", guests::nmi),
+    case(
+        "instructions",
+        "what privileged instructions do in rings 1 and 3",
+        instructions::instructions,
+    ),
     case(
         "hostile-shutdown",
         "SHUTDOWN with bad messages",

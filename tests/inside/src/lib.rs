@@ -6,6 +6,7 @@
 //! give the user a Guest. The library half lets the test command know the cases by name without
 //! booting anything.
 
+pub mod bare;
 pub mod cases;
 pub mod device;
 pub mod guest;

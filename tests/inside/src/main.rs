@@ -47,12 +47,17 @@ fn work() -> Result<()> {
         control: Control::open()?,
         log,
         boot,
+        words: Vec::new(),
     };
     bench.control.say("ready", &host::facts())?;
     while let Some(line) = bench.control.hear()? {
         let mut words = line.split(' ');
         match words.next() {
-            Some("case") => run_case(&mut bench, words.next().unwrap_or_default())?,
+            Some("case") => {
+                let name = words.next().unwrap_or_default();
+                bench.words = words.map(str::to_owned).collect();
+                run_case(&mut bench, name)?;
+            }
             Some("guest") => {
                 let status = run_guest(words).unwrap_or_else(|error| {
                     host::mark(&format!("{error:#}"));

@@ -206,7 +206,9 @@ fn host(report: &mut Report, options: &Options) -> Result<()> {
     let artifacts = Artifacts::collect()?.with_test_guests()?;
     for (kind, names) in plan {
         let sampled = options.filter.is_none().then_some(commit.as_str());
-        on(report, &artifacts, kind, &names, sampled)?;
+        let mut runner = Runner::new(&artifacts, kind)?;
+        runner.long = options.long;
+        on(report, runner, kind, &names, sampled)?;
     }
     report.section("prompt: what a user sees");
     for test in prompts {
@@ -235,7 +237,7 @@ fn wanted(report: &Report, options: &Options, kind: &Kind, commit: &str) -> Vec<
 /// Runs cases on one kind of Host; `sampled` by a commit if they may be a sample.
 fn on(
     report: &mut Report,
-    artifacts: &Artifacts,
+    mut runner: Runner,
     kind: &'static Kind,
     names: &[&str],
     sampled: Option<&str>,
@@ -256,7 +258,6 @@ fn on(
         )),
         _ => {}
     }
-    let mut runner = Runner::new(artifacts, kind)?;
     for name in names {
         runner.run(report, name)?;
     }
