@@ -13,6 +13,7 @@ pub mod cleanup;
 pub mod control;
 pub mod counts;
 pub mod figures;
+pub mod fit;
 pub mod hosts;
 
 pub mod initramfs;

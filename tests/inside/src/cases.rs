@@ -2,6 +2,7 @@
 
 //! The cases, by name.
 
+mod fit;
 mod guests;
 mod hostile;
 mod instructions;
@@ -237,15 +238,27 @@ pub const CASES: &[Case] = &[
         requests::no_device,
     ),
     case(
+        "unlisted",
+        "a kernel that is not of the list is refused",
+        fit::unlisted,
+    ),
+    case(
         "reload",
         "load and unload 20 times, nothing left",
         guests::reload,
     ),
 ];
 
+/// For machines that cannot be a Host, where no other case makes sense.
+pub const REFUSED: &[Case] = &[case(
+    "refused",
+    "the module is not loaded, says why, and leaves nothing",
+    fit::refused,
+)];
+
 /// The case of that name.
 pub fn find(name: &str) -> Option<&'static Case> {
-    CASES.iter().find(|case| case.name == name)
+    CASES.iter().chain(REFUSED).find(|case| case.name == name)
 }
 
 impl Case {
@@ -309,12 +322,13 @@ mod tests {
 
     #[test]
     fn names_are_unique_and_of_one_form() {
-        let mut names: Vec<_> = CASES.iter().map(|case| case.name).collect();
+        let all = CASES.iter().chain(REFUSED);
+        let mut names: Vec<_> = all.map(|case| case.name).collect();
         let letters = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
         assert!(names.iter().all(|name| name.chars().all(letters)));
         names.sort_unstable();
         names.dedup();
-        assert_eq!(names.len(), CASES.len());
+        assert_eq!(names.len(), CASES.len() + REFUSED.len());
     }
 
     #[test]

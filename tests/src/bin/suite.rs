@@ -14,7 +14,7 @@ use lguest_tests::cases::Runner;
 use lguest_tests::checks::{cargo_test, command};
 use lguest_tests::hosts::{KINDS, Kind};
 use lguest_tests::report::Report;
-use lguest_tests::{cleanup, figures, prompt};
+use lguest_tests::{cleanup, figures, fit, prompt};
 
 #[derive(Debug, Parser)]
 #[command(about = "Runs the tests; the last line says how many passed, failed and were skipped")]
@@ -48,6 +48,7 @@ fn suite(options: &Options) -> Result<bool> {
     book(&mut report)?;
     workspace(&mut report)?;
     host(&mut report, options)?;
+    unfit(&mut report, options)?;
     Ok(report.end())
 }
 
@@ -68,7 +69,7 @@ fn forget_old_logs(directory: &Path) {
 }
 
 /// The sections beside the kinds of Host.
-const OTHERS: [&str; 4] = ["tools", "book", "workspace", "prompt"];
+const OTHERS: [&str; 5] = ["tools", "book", "workspace", "prompt", fit::SECTION];
 
 /// A cargo command in a directory of the checkout, free of settings meant for other builds.
 fn cargo(directory: &str, arguments: &[&str]) -> Command {
@@ -262,4 +263,24 @@ fn on(
         runner.run(report, name)?;
     }
     runner.end()
+}
+
+/// Machines that cannot be a Host.
+fn unfit(report: &mut Report, options: &Options) -> Result<()> {
+    let commit = artifacts::commit();
+    let all = options.long || options.filter.is_some();
+    let machines: Vec<_> = fit::MACHINES
+        .iter()
+        .filter(|machine| report.wants(fit::SECTION, machine.name))
+        .filter(|machine| all || machine.samples(&commit))
+        .collect();
+    if machines.is_empty() {
+        return Ok(());
+    }
+    report.section("fit: machines that cannot be a Host");
+    let artifacts = Artifacts::collect()?;
+    for machine in machines {
+        machine.test(report, &artifacts)?;
+    }
+    Ok(())
 }
