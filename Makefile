@@ -48,7 +48,8 @@ lock: tangle ## after a change of dependencies: write the lock files anew
 # MODULE_OUT=target/module-debug: built there, and module/ is left as it is.
 module: workspace ## build lguest.ko against KDIR, errors at the chapter's line
 	@$(ENV) BITFLAGS_SRC=$$(setup/crate-path bitflags); WORDS=$$(kernel/module-words "$$KDIR" $(MODULE_OUT)); \
-	make -C "$$KDIR" $$WORDS BITFLAGS_SRC="$$BITFLAGS_SRC" modules 2>&1 | $(TANGLE) filter
+	make -C "$$KDIR" $$WORDS BITFLAGS_SRC="$$BITFLAGS_SRC" modules 2>&1 | $(TANGLE) filter --from module \
+		$(if $(MODULE_OUT),--module $(MODULE_OUT)/lguest.ko)
 
 # A panic names its place in the book's tree, wherever that tree lies.
 PLACES = target.x86_64-unknown-none.rustflags=["--remap-path-prefix=$(CURDIR)/="]

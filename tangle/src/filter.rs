@@ -4,6 +4,9 @@
 //!
 //! It knows the text of rustc with its line numbers in the margin, the short `path:line:col` form
 //! that rustc, gcc, as, ld and make share, rustc's and cargo's JSON, and the messages of panics.
+//! Four kinds of message name no line at all, and it is looked for: an oops or a warning of the
+//! kernel (a function and an offset, see [`crate::symbols`]), a symbol that a module uses and
+//! nobody has, a file that make does not know how to make, and a word in a manifest of cargo's.
 //! Everything else passes unchanged.
 
 use std::collections::HashMap;
@@ -15,6 +18,7 @@ use serde_json::Value;
 use crate::config::normal;
 use crate::map::Map;
 use crate::source::{Role, Source};
+use crate::symbols::{self, Frame, Lines, Problem};
 
 /// A filter for one stream of lines.
 #[derive(Debug)]
@@ -31,6 +35,13 @@ pub struct Filter {
     /// The output that gcc spoke about last: its margin has line numbers too.
     spoken: Option<String>,
     chapters: HashMap<String, Option<Source>>,
+    /// The kernel module that a log may be about, and what it has been found to be.
+    module: PathBuf,
+    objects: HashMap<PathBuf, Result<Arc<Lines>, Problem>>,
+    /// A line of rust-lld's about a crate that only the next line names.
+    referenced: Option<String>,
+    /// The manifests that an error of cargo's has named so far.
+    manifests: Vec<String>,
 }
 
 impl Filter {
@@ -46,7 +57,18 @@ impl Filter {
             message: Vec::new(),
             spoken: None,
             chapters: HashMap::new(),
+            module: symbols::default_module(root),
+            objects: HashMap::new(),
+            referenced: None,
+            manifests: Vec::new(),
         }
+    }
+
+    /// Takes another file than `module/lguest.ko` for the module that a log is about.
+    #[must_use]
+    pub fn with_module(mut self, module: &Path) -> Self {
+        self.module = module.to_path_buf();
+        self
     }
 
     /// Takes one line, without its line end; gives what can be printed now.
@@ -58,6 +80,16 @@ impl Filter {
                 return out;
             }
             out.push_str(&self.finish());
+        }
+        if let Some(before) = self.referenced.take() {
+            out.push_str(&self.reference(&before, line));
+        }
+        if line.trim_start().starts_with(">>> ")
+            && line.ends_with(')')
+            && self.find(line).is_empty()
+        {
+            self.referenced = Some(line.to_owned());
+            return out;
         }
         if line.starts_with('{')
             && let Ok(mut value) = serde_json::from_str::<Value>(line)
@@ -73,21 +105,137 @@ impl Filter {
             self.message.push(line.to_owned());
             return out;
         }
-        out.push_str(&self.places(line));
+        let text = self.places(line);
+        let changed = text != line;
+        out.push_str(&text);
+        if !changed && let Some(place) = self.quoted(line) {
+            out.push_str(&format!(" ({place})"));
+        }
         out.push('\n');
+        for place in self.lines_of_symbols(line) {
+            out.push_str(&place);
+            out.push('\n');
+        }
         out
     }
 
     /// Gives what is still held back, at the end of the stream.
     pub fn finish(&mut self) -> String {
+        let mut out = match self.referenced.take() {
+            Some(line) => line + "\n",
+            None => String::new(),
+        };
         let lines = std::mem::take(&mut self.message);
-        self.message_text(&lines)
+        out.push_str(&self.message_text(&lines));
+        out
     }
 
     /// Whether a message is held back.
     #[must_use]
     pub fn is_holding(&self) -> bool {
-        !self.message.is_empty()
+        !self.message.is_empty() || self.referenced.is_some()
+    }
+
+    /// What a log says by symbol and offset, or modpost by symbol alone: a line for each place.
+    fn lines_of_symbols(&mut self, line: &str) -> Vec<String> {
+        if let Some(symbol) = undefined(line) {
+            let Ok(lines) = self.object(&self.module.with_extension("o")) else {
+                return Vec::new();
+            };
+            let uses = lines.uses(symbol);
+            return uses.iter().filter_map(|frame| self.said(frame, "used at")).collect();
+        }
+        let Some((spot, _, module)) = symbols::spot_in(line) else { return Vec::new() };
+        // What names no module is the kernel's own.
+        if module.is_none() || module != self.module.file_stem().and_then(|name| name.to_str()) {
+            return Vec::new();
+        }
+        match self.object(&self.module.clone()).and_then(|lines| lines.find(&spot)) {
+            Ok(frames) => frames.iter().filter_map(|frame| self.said(frame, "at")).collect(),
+            Err(problem) => vec![format!("{FURTHER}({problem})")],
+        }
+    }
+
+    fn object(&mut self, path: &Path) -> Result<Arc<Lines>, Problem> {
+        let read = || Lines::read(path).map(Arc::new);
+        self.objects.entry(path.to_path_buf()).or_insert_with(read).clone()
+    }
+
+    /// A line that says where a frame is, if that is in a chapter.
+    fn said(&self, frame: &Frame, how: &str) -> Option<String> {
+        let (path, found) = self.map.of_source(&frame.file, frame.line)?;
+        let (chapter, line) = (found.path, found.line);
+        let within = frame.function.as_ref().map_or(String::new(), |name| format!(", in {name}"));
+        Some(format!("{FURTHER}{how} {chapter}:{line} ({path}:{}{within})", frame.line))
+    }
+
+    /// A line of rust-lld's, with the crate from the line after it.
+    fn reference(&mut self, line: &str, next: &str) -> String {
+        let short = line.rfind(" (").map(|at| (at + 2, line.len() - 1));
+        let place = short.and_then(|(start, end)| {
+            let (path, number) = line[start..end].rsplit_once(':')?;
+            let object = next.trim_start().strip_prefix(">>>")?.rsplit_once("/deps/")?.1;
+            let object = object.strip_prefix("lib").unwrap_or(object);
+            let path = format!("{}/{path}", object.split_once('-')?.0);
+            let found = self.map.to_chapter(&path, number.parse().ok()?, None)?;
+            let (chapter, at) = (found.path, found.line);
+            Some(format!("{}{chapter}:{at} ({path}:{number})\n", &line[..start - 1]))
+        });
+        place.unwrap_or_else(|| format!("{line}\n"))
+    }
+
+    /// The place of something in a manifest or a makefile that a message quotes without its line.
+    fn quoted(&mut self, line: &str) -> Option<String> {
+        if line.starts_with("error") || line.starts_with("warning") {
+            self.manifests.clear();
+        }
+        let mut among = self.manifests.clone();
+        let quoted = if line.contains("*** No rule to make target '") {
+            among = self.map.files.keys().filter(|path| is_makefile(path)).cloned().collect();
+            vec![line.split('\'').nth(1)?]
+        } else {
+            line.split('`').skip(1).step_by(2).collect()
+        };
+        for word in &quoted {
+            let manifest = ["", "/Cargo.toml"].iter().find_map(|end| {
+                let found = self.output(&format!("{word}{end}"))?;
+                found.ends_with("Cargo.toml").then_some(found)
+            });
+            if let Some(manifest) = manifest {
+                self.manifests.push(manifest);
+                return None;
+            }
+        }
+        // What stands there once says more than what stands there often.
+        let mut best: Option<(usize, String)> = None;
+        for word in quoted {
+            let Some((count, path, number)) = self.word(&among, word) else { continue };
+            let Some(found) = self.map.to_chapter(&path, number, None) else { continue };
+            if best.as_ref().is_none_or(|(least, _)| count < *least) {
+                let place = format!("{}:{}, {path}:{number}", found.path, found.line);
+                best = Some((count, place));
+            }
+        }
+        best.map(|(_, place)| place)
+    }
+
+    /// How often a word, or the longest end of a path, is in the last of these files that has it,
+    /// and its first line there.
+    fn word(&self, files: &[String], word: &str) -> Option<(usize, String, u32)> {
+        let word = word.trim_end_matches("/Cargo.toml");
+        let parts: Vec<&str> = word.trim_start_matches("../").split('/').collect();
+        let ends = (0..parts.len()).map(|from| parts[from..].join("/"));
+        for wanted in ends.filter(|end| !end.is_empty()) {
+            for path in files.iter().rev() {
+                let text = std::fs::read_to_string(self.root.join(path)).unwrap_or_default();
+                let lines = text.lines().zip(1..);
+                let mut found = lines.filter(|(line, _)| has_word(line, &wanted));
+                if let Some((_, number)) = found.next() {
+                    return Some((1 + found.count(), path.clone(), number));
+                }
+            }
+        }
+        None
     }
 
     fn follow_make(&mut self, line: &str) {
@@ -136,8 +284,9 @@ impl Filter {
         }
         // A tool that ran elsewhere: the path fits the end of exactly one output.
         let tail = path.trim_start_matches("../").trim_start_matches("./");
-        let tail = format!("/{tail}");
-        let mut fitting = self.map.files.keys().filter(|path| path.ends_with(&tail));
+        let below = format!("/{tail}");
+        let fits = |path: &&String| *path == tail || path.ends_with(&below);
+        let mut fitting = self.map.files.keys().filter(fits);
         match (fitting.next(), fitting.next()) {
             (Some(one), None) => Some(one.clone()),
             _ => None,
@@ -157,6 +306,8 @@ impl Filter {
                 (from..bytes.len()).find(|&i| !bytes[i].is_ascii_digit()).unwrap_or(bytes.len());
             line[from..end].parse::<u32>().ok().map(|number| (number, end))
         };
+        // The kernel says of a module's files only what they are called in the module's folder.
+        let kernel = line.contains("rust_kernel: ") || line.contains(" [lguest]");
         let mut hits = Vec::new();
         let mut at = 0;
         while let Some(colon) = bytes[at..].iter().position(|&b| b == b':').map(|n| n + at) {
@@ -167,7 +318,10 @@ impl Filter {
                 continue;
             }
             let col = (bytes.get(end) == Some(&b':')).then(|| digits(end + 1)).flatten();
-            let Some(path) = self.output(&line[start..colon]) else { continue };
+            let given = &line[start..colon];
+            let near = kernel.then(|| normal(Path::new(&format!("module/{given}")))).flatten();
+            let near = near.filter(|path| self.map.files.contains_key(path));
+            let Some(path) = near.or_else(|| self.output(given)) else { continue };
             let end = col.map_or(end, |(_, end)| end);
             let Some(found) = self.map.to_chapter(&path, number, col.map(|(col, _)| col)) else {
                 continue;
@@ -367,6 +521,28 @@ impl Filter {
         let within = chars.nth(col as usize - 1).map_or(span.len(), |(at, _)| at);
         Some(span.start + within)
     }
+}
+
+/// What stands before a line that is added.
+const FURTHER: &str = "        ";
+
+/// The symbol that a line of modpost says nobody has.
+fn undefined(line: &str) -> Option<&str> {
+    let said = line.split_once("modpost: ")?.1.strip_suffix(" undefined!")?;
+    let quote = if said.contains('"') { '"' } else { '\'' };
+    said.split(quote).nth(1)
+}
+
+fn is_makefile(path: &str) -> bool {
+    ["Kbuild", "Makefile"].contains(&path.rsplit('/').next().unwrap_or(path))
+}
+
+/// Whether a word is in a line, and not as part of a longer one.
+fn has_word(line: &str, word: &str) -> bool {
+    let in_word = |c: char| c.is_ascii_alphanumeric() || "_-".contains(c);
+    line.match_indices(word).any(|(at, _)| {
+        !line[..at].ends_with(in_word) && !line[at + word.len()..].starts_with(in_word)
+    })
 }
 
 /// A place found in a line.

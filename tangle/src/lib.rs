@@ -17,6 +17,7 @@ pub mod map;
 pub mod parse;
 pub mod problem;
 pub mod source;
+pub mod symbols;
 mod target;
 pub mod weave;
 pub mod write;

@@ -11,6 +11,7 @@ use tangle::filter::Filter;
 use tangle::locate::{self, Answer, Query};
 use tangle::map::Map;
 use tangle::problem::{self, Look};
+use tangle::symbols::{self, Frame, Lines, Spot};
 use tangle::write::{self, Options};
 use tangle::{Book, Finding, Source, check, config, weave};
 
@@ -55,20 +56,49 @@ enum Cmd {
     },
     /// Say where a line of a generated file comes from, or where a line of a chapter goes to
     Locate {
-        /// A place in a generated file or in a chapter
+        /// A place in a generated file or in a chapter; or, from a kernel's log,
+        /// SYMBOL+OFFSET[/SIZE], alone or in the line as it is
         #[arg(value_name = "PATH:LINE[:COL]", required = true)]
-        places: Vec<Query>,
+        places: Vec<Asked>,
+        /// The module that a SYMBOL is in [default: module/lguest.ko]
+        #[arg(long, value_name = "FILE")]
+        module: Option<PathBuf>,
         /// Print JSON, one array for each place asked for
         #[arg(long)]
         json: bool,
     },
     /// Copy standard input to standard output, with places in generated files as places in chapters
-    Filter,
+    Filter {
+        /// The folder that paths are relative to [default: the current one]
+        #[arg(long, value_name = "DIR")]
+        from: Option<PathBuf>,
+        /// The module that a kernel's log is about [default: module/lguest.ko]
+        #[arg(long, value_name = "FILE")]
+        module: Option<PathBuf>,
+    },
     /// Put captions, links and indexes into the book: mdBook runs this, see book.toml
     Weave {
         #[command(subcommand)]
         question: Option<Question>,
     },
+}
+
+/// What `locate` can be asked.
+#[derive(Debug, Clone)]
+enum Asked {
+    Place(Query),
+    Symbol(Spot),
+}
+
+impl std::str::FromStr for Asked {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match symbols::spot_in(text) {
+            Some((spot, ..)) => Ok(Self::Symbol(spot)),
+            None => text.parse().map(Self::Place),
+        }
+    }
 }
 
 #[derive(Subcommand)]
@@ -88,7 +118,7 @@ fn main() -> ExitCode {
     }
     let given = cli.root.is_some();
     let Some(root) = root(cli.root) else {
-        if matches!(cli.command, Some(Cmd::Filter)) && !given {
+        if matches!(cli.command, Some(Cmd::Filter { .. })) && !given {
             // What a compiler says must not get lost because of where it was said.
             return done(io::copy(&mut io::stdin(), &mut io::stdout()).map(drop));
         }
@@ -105,8 +135,12 @@ fn main() -> ExitCode {
             tangle(&root, &either)
         }
         Some(Cmd::Check { quiet, json }) => run_check(&root, quiet, json),
-        Some(Cmd::Locate { places, json }) => run_locate(&root, &places, json),
-        Some(Cmd::Filter) => done(run_filter(&root)),
+        Some(Cmd::Locate { places, module, json }) => {
+            run_locate(&root, &places, module.as_deref(), json)
+        }
+        Some(Cmd::Filter { from, module }) => {
+            done(run_filter(&root, from.as_deref(), module.as_deref()))
+        }
         Some(Cmd::Weave { question }) => run_weave(question.as_ref()),
     }
 }
@@ -182,14 +216,28 @@ fn run_check(root: &Path, quiet: bool, json: bool) -> ExitCode {
     }
 }
 
-fn run_locate(root: &Path, places: &[Query], json: bool) -> ExitCode {
+fn run_locate(root: &Path, places: &[Asked], module: Option<&Path>, json: bool) -> ExitCode {
     let Some(map) = Map::read(root) else {
         eprintln!("tangle: no map yet; run `tangle` first");
         return ExitCode::FAILURE;
     };
     let cwd = std::env::current_dir().unwrap_or_else(|_| root.to_path_buf());
     let mut status = ExitCode::SUCCESS;
-    for query in places {
+    let module = module.map_or_else(|| symbols::default_module(root), Path::to_path_buf);
+    for asked in places {
+        let query = match asked {
+            Asked::Place(query) => query,
+            Asked::Symbol(spot) => {
+                match Lines::read(&module).and_then(|lines| lines.find(spot)) {
+                    Ok(frames) => say_frames(&map, &frames, json),
+                    Err(problem) => {
+                        eprintln!("tangle: {problem}");
+                        status = ExitCode::FAILURE;
+                    }
+                }
+                continue;
+            }
+        };
         let found = match locate::locate(&map, root, &cwd, query) {
             Answer::Places(found) => found,
             Answer::NoLine(path) => {
@@ -218,6 +266,31 @@ fn run_locate(root: &Path, places: &[Query], json: bool) -> ExitCode {
         }
     }
     status
+}
+
+/// Prints the lines that a symbol and an offset stand for, the innermost first.
+fn say_frames(map: &Map, frames: &[Frame], json: bool) {
+    let mut places = Vec::new();
+    for frame in frames {
+        let found = map.of_source(&frame.file, frame.line);
+        let chapter = found.as_ref().map(|(_, found)| format!("{}:{}", found.path, found.line));
+        let path = found.map_or(frame.file.as_str(), |(path, _)| path);
+        let source = format!("{path}:{}", frame.line);
+        if json {
+            places.push(serde_json::json!({
+                "place": chapter, "source": source, "function": frame.function,
+            }));
+            continue;
+        }
+        let within = frame.function.as_ref().map_or(String::new(), |name| format!(", in {name}"));
+        match chapter {
+            Some(chapter) => say(&format!("{chapter} ({source}{within})")),
+            None => say(&format!("{source}{within}")),
+        }
+    }
+    if json {
+        say(&serde_json::to_string(&places).unwrap_or_default());
+    }
 }
 
 /// Why a line leads nowhere.
@@ -253,14 +326,18 @@ fn run_weave(question: Option<&Question>) -> ExitCode {
     }
 }
 
-fn run_filter(root: &Path) -> io::Result<()> {
+fn run_filter(root: &Path, from: Option<&Path>, module: Option<&Path>) -> io::Result<()> {
     let mut input = io::stdin().lock();
     let mut output = io::stdout().lock();
     let Some(map) = Map::read(root) else {
         return io::copy(&mut input, &mut output).map(drop);
     };
     let cwd = std::env::current_dir()?;
+    let cwd = from.map_or_else(|| cwd.clone(), |from| cwd.join(from));
     let mut filter = Filter::new(map, root, &cwd);
+    if let Some(module) = module {
+        filter = filter.with_module(module);
+    }
     let mut bytes = Vec::new();
     loop {
         bytes.clear();

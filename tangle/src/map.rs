@@ -12,6 +12,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::book::Book;
+use crate::config::normal;
 
 /// Where the map lies, from the project root.
 pub const PATH: &str = ".tangle/map.json";
@@ -141,6 +142,19 @@ impl Map {
             col: col.map(|col| col.saturating_sub(piece.indent).max(1) + piece.strip),
             chunk: self.chunks.get(piece.chunk as usize)?,
         })
+    }
+
+    /// The output that a compiler's name for a source file means, and where a line of it came from.
+    /// The file may have been compiled in another checkout.
+    #[must_use]
+    pub fn of_source(&self, file: &str, line: u32) -> Option<(&str, Found<'_>)> {
+        let file = normal(Path::new(file.trim_start_matches('/')))?;
+        let fits = |path: &&String| {
+            file.strip_suffix(path.as_str())
+                .is_some_and(|rest| rest.is_empty() || rest.ends_with('/'))
+        };
+        let path = self.files.keys().filter(fits).max_by_key(|path| path.len())?;
+        Some((path, self.to_chapter(path, line, None)?))
     }
 
     /// The places in outputs that a line of a chapter went to, sorted by path and line.

@@ -188,6 +188,27 @@ index out of bounds
 }
 
 #[test]
+fn what_a_kernel_says_is_about_the_module() {
+    let project = Project::one(&fences(&[
+        ("rust,ignore,file:abi/src/device.rs", "fn a() {}\n"),
+        ("rust,ignore,file:module/device.rs", "fn m() {}\n"),
+        ("asm,file:switcher/z.S", "\tnop\n"),
+    ]));
+    project.tangle();
+    let said = "device.rs:1:1: x\n[    1.2] rust_kernel: panicked at device.rs:1:4:\n";
+    let expected = "device.rs:1:1: x\n\
+                    [    1.2] rust_kernel: panicked at book/a.md:6:4: (module/device.rs:1)\n";
+    assert_eq!(filter(&project, said), expected);
+    // The same for what is built in the module's folder, which make need not say.
+    let said = "device.rs:1:1: error: x\n../switcher/z.S:1: Error: y\n";
+    let expected = "book/a.md:6:1: error: x (module/device.rs:1)\n\
+                    book/a.md:10: Error: y (switcher/z.S:1)\n";
+    let args = ["filter", "--from", "module"];
+    let ran = Ran::from(project.run_in(&project.root(), &args, said));
+    assert_eq!((ran.status, ran.out.as_str()), (0, expected));
+}
+
+#[test]
 fn absolute_paths_and_paths_from_where_make_is() {
     let project = project();
     let root = project.root();

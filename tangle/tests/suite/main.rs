@@ -11,4 +11,5 @@ mod locate;
 mod messages;
 mod outputs;
 mod property;
+mod symbols;
 mod syntax;
