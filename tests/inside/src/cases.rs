@@ -2,6 +2,7 @@
 
 //! The cases, by name.
 
+mod device;
 mod fit;
 mod guests;
 mod hostile;
@@ -231,6 +232,62 @@ pub const CASES: &[Case] = &[
         "memory that is not the Launcher's",
         requests::bad_memory,
     ),
+    case(
+        "device-lengths",
+        "every length and every split of a request and of a record",
+        device::lengths,
+    ),
+    case(
+        "device-others",
+        "system calls that the device does not have",
+        device::other_calls,
+    ),
+    case(
+        "device-pointers",
+        "bad buffers, and buffers that go away: nothing is lost",
+        device::pointers,
+    ),
+    case(
+        "device-order",
+        "every request at every time, from many threads",
+        device::order,
+    ),
+    case(
+        "device-tasks",
+        "children, clones, other programs, an orphan: who may what",
+        device::tasks,
+    ),
+    case(
+        "device-memory",
+        "memory of every kind, changed while the Guest runs",
+        device::lent_memory,
+    ),
+    case(
+        "device-storm",
+        "a storm of signals loses no record",
+        device::storm,
+    ),
+    case(
+        "device-signals",
+        "stopped, traced, frozen, and killed by other signals",
+        device::signals,
+    ),
+    case(
+        "killed-anywhere",
+        "kill -9 at 50 moments; `seed=` chooses them",
+        device::killed_anywhere,
+    ),
+    case(
+        "out-of-memory",
+        "the kernel kills the Launcher for its memory",
+        device::out_of_memory,
+    ),
+    case(
+        "limits",
+        "the Launcher under resource limits",
+        device::limits,
+    ),
+    case("hundred", "many Guests at once", device::hundred),
     case("usage", "the Launcher used wrongly", requests::usage),
     case(
         "no-device",

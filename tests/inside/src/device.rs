@@ -12,6 +12,7 @@ use std::io::{self, Read, Write};
 use anyhow::{Context, Result};
 
 use crate::host::DEVICE;
+use crate::tiny::key_of;
 
 /// Set up memory and the first instruction.
 pub const INITIALIZE: u64 = 0;
@@ -46,6 +47,11 @@ impl Device {
     /// Writes bytes as they are; gives what `write()` returned, or its error number.
     pub fn bytes(&self, bytes: &[u8]) -> Result<usize, i32> {
         (&self.0).write(bytes).map_err(number)
+    }
+
+    /// Runs the Guest until it has sent a record; gives the key, or the error number.
+    pub fn next_key(&self) -> Result<u64, i32> {
+        key_of(&self.read(24)?).map_err(|_| 0)
     }
 
     /// Reads into a buffer of `size` bytes; gives the bytes, or the error number.

@@ -14,6 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::host::{self, LAUNCHER};
+use crate::standin::STAND_IN;
 
 /// How long anything may take. Generous: the machine is emulated and may share its processors.
 pub fn patience() -> Duration {
@@ -118,6 +119,44 @@ impl Guest {
                 .uid(NOBODY)
                 .gid(NOBODY),
         )
+    }
+
+    /// Starts the Launcher as a user with no rights, and with a limit: `memlock`, `as`, `nofile`.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be started.
+    pub fn launch_with_limit(limit: &str, value: u64, arguments: &[&str]) -> Result<Self> {
+        let resource = match limit {
+            "memlock" => libc::RLIMIT_MEMLOCK,
+            "as" => libc::RLIMIT_AS,
+            "nofile" => libc::RLIMIT_NOFILE,
+            other => bail!("no limit is called {other:?}"),
+        };
+        let mut command = Command::new(LAUNCHER);
+        command.args(arguments).uid(NOBODY).gid(NOBODY);
+        let limit = libc::rlimit {
+            rlim_cur: value,
+            rlim_max: value,
+        };
+        // SAFETY: Between fork and exec one system call is made, which reads a copy that the
+        // closure owns.
+        unsafe {
+            command.pre_exec(move || match libc::setrlimit(resource, &limit) {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            });
+        }
+        Self::start(&mut command)
+    }
+
+    /// Starts a stand-in for the Launcher; the first word is its name.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be started.
+    pub fn stand_in(words: &[&str]) -> Result<Self> {
+        Self::start(Command::new("/proc/self/exe").arg(STAND_IN).args(words))
     }
 
     fn start(command: &mut Command) -> Result<Self> {

@@ -12,3 +12,6 @@ pub mod device;
 pub mod guest;
 pub mod host;
 pub mod protocol;
+pub mod random;
+pub mod standin;
+pub mod tiny;

@@ -15,6 +15,7 @@ use anyhow::{Context, Result, bail};
 use inside::cases::{self, Bench, Outcome, WITH_LDT, with_ldt};
 use inside::guest::exit_code;
 use inside::host::{self, Control, KernelLog, LAUNCHER};
+use inside::standin::{self, STAND_IN};
 use nix::sys::termios;
 
 fn main() {
@@ -26,6 +27,10 @@ fn main() {
                 Err(error) => println!("inside: {error:#}"),
             }
             return;
+        }
+        let words: Vec<String> = std::env::args().skip(1).collect();
+        if let Some((STAND_IN, rest)) = words.split_first().map(|(w, rest)| (w.as_str(), rest)) {
+            std::process::exit(standin::main(rest));
         }
         eprintln!("inside: this is /init of the tests' machine, and nothing else");
         std::process::exit(2);
