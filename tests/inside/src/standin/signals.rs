@@ -23,7 +23,7 @@ extern "C" fn count(_: libc::c_int) {
 }
 
 /// So many signals must come, and so many records, before a storm is over.
-const ENOUGH: u64 = 300;
+const ENOUGH: u64 = 150;
 /// How long a storm may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
