@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 
 use crate::artifacts::Artifacts;
+use crate::chapters::in_chapters;
 use crate::control::{Message, Verdict};
 use crate::hosts::Kind;
 use crate::machine::{Machine, Settings};
@@ -28,6 +29,8 @@ pub struct Runner {
     settings: Settings,
     machine: Option<Machine>,
     boots: u32,
+    /// The module in the machine, for the lines in what the kernel says of it.
+    module: Option<PathBuf>,
     /// Whether cases are told to take their time.
     pub long: bool,
 }
@@ -44,6 +47,7 @@ impl Runner {
             settings: kind.settings(artifacts)?,
             machine: None,
             boots: 0,
+            module: kind.module(artifacts),
             long: false,
         })
     }
@@ -62,17 +66,19 @@ impl Runner {
         for line in notes.lines() {
             report.remark(line);
         }
+        let place = |text: &str| in_chapters(text, self.module.as_deref());
         match result {
             Ok((Verdict::Pass, _)) => {
                 report.pass(&format!("{full} ({:.1} s)", begun.elapsed().as_secs_f32()));
             }
             Ok((Verdict::Skip, why)) => report.skip(&full, &why),
             Ok((Verdict::Fail, why)) => {
+                let why = place(&why);
                 let log = self.story(report, name, &notes, &why)?;
                 report.fail(&full, &why, &log);
             }
             Err(error) => {
-                let why = format!("{error:#}");
+                let why = place(&format!("{error:#}"));
                 let log = self.story(report, name, &notes, &why)?;
                 report.fail(&full, &why, &log);
                 // Whatever state it is in, nobody can rely on it.
@@ -97,9 +103,9 @@ impl Runner {
     /// The log of a failed case: what was said of it, and the kernel's words since the boot.
     fn story(&self, report: &Report, name: &str, notes: &str, why: &str) -> Result<PathBuf> {
         let kernel = fs::read(self.kernel_log(report)).unwrap_or_default();
-        let mut text = format!("case {name}\n{notes}\n{why}\n\nThe Host's kernel:\n").into_bytes();
-        text.extend(kernel);
-        report.keep(self.kind.section, name, &text)
+        let kernel = in_chapters(&String::from_utf8_lossy(&kernel), self.module.as_deref());
+        let text = format!("case {name}\n{notes}\n{why}\n\nThe Host's kernel:\n{kernel}");
+        report.keep(self.kind.section, name, text.as_bytes())
     }
 
     fn kernel_log(&self, report: &Report) -> PathBuf {

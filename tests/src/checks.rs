@@ -6,6 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use crate::chapters::in_chapters;
 use crate::counts::{Fate, cargo_test_line};
 use crate::report::Report;
 
@@ -81,6 +82,7 @@ fn run(command: &mut Command) -> (String, bool) {
         Ok(output) => {
             let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
             text.push_str(&String::from_utf8_lossy(&output.stderr));
+            let text = in_chapters(&text, None);
             (text, output.status.success())
         }
         Err(error) => (format!("{error:#}"), false),

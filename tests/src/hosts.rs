@@ -114,6 +114,15 @@ impl Kind {
         self.qemu.missing().or_else(|| self.kernel.missing())
     }
 
+    /// The module that is loaded on it.
+    pub fn module(&self, artifacts: &Artifacts) -> Option<PathBuf> {
+        if self.kernel == Kernel::Plain {
+            artifacts.module.clone()
+        } else {
+            Some(self.kernel.module())
+        }
+    }
+
     /// The machine for it, with everything packed in.
     ///
     /// # Errors
@@ -123,8 +132,8 @@ impl Kind {
         let mut artifacts = artifacts.clone();
         if self.kernel != Kernel::Plain {
             artifacts.kernel = self.kernel.image()?;
-            artifacts.module = Some(self.kernel.module());
         }
+        artifacts.module = self.module(&artifacts);
         let mut settings = Settings::new(&artifacts.kernel, artifacts.pack()?, "".as_ref());
         settings.qemu = self.qemu.program()?;
         settings.cpu = self.cpu.to_owned();

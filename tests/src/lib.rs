@@ -8,10 +8,12 @@
 
 pub mod artifacts;
 pub mod cases;
+pub mod chapters;
 pub mod checks;
 pub mod cleanup;
 pub mod control;
 pub mod counts;
+pub mod errors;
 pub mod figures;
 pub mod fit;
 pub mod hosts;

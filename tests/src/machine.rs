@@ -31,6 +31,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::chapters::last_words_of;
 use crate::cleanup;
 use crate::control::Message;
 
@@ -275,8 +276,9 @@ impl Machine {
             }
         };
         let complaints = fs::read_to_string(&self.complaints).unwrap_or_default();
+        let words = last_words_of(&self.log);
         let log = self.log.display();
-        anyhow!("the machine ended{status}; the kernel's last words are in {log}\n{complaints}")
+        anyhow!("the machine ended{status}; the kernel's log is {log}\n{words}\n{complaints}")
     }
 }
 

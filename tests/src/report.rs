@@ -37,6 +37,11 @@ impl Report {
             .is_none_or(|filter| full.contains(filter))
     }
 
+    /// Whether only some tests were asked for.
+    pub fn is_filtered(&self) -> bool {
+        self.filter.is_some()
+    }
+
     /// What the filter leaves of a whole section whose tests are not known beforehand: nothing at
     /// all, or the part of their names that is asked for.
     pub fn wants_section(&self, section: &str) -> Option<&str> {

@@ -14,7 +14,7 @@ use lguest_tests::cases::Runner;
 use lguest_tests::checks::{cargo_test, command};
 use lguest_tests::hosts::{KINDS, Kind};
 use lguest_tests::report::Report;
-use lguest_tests::{cleanup, figures, fit, prompt};
+use lguest_tests::{cleanup, errors, figures, fit, prompt};
 
 #[derive(Debug, Parser)]
 #[command(about = "Runs the tests; the last line says how many passed, failed and were skipped")]
@@ -47,6 +47,7 @@ fn suite(options: &Options) -> Result<bool> {
     tools(&mut report)?;
     book(&mut report)?;
     workspace(&mut report)?;
+    home(&mut report, options)?;
     host(&mut report, options)?;
     unfit(&mut report, options)?;
     Ok(report.end())
@@ -69,7 +70,14 @@ fn forget_old_logs(directory: &Path) {
 }
 
 /// The sections beside the kinds of Host.
-const OTHERS: [&str; 5] = ["tools", "book", "workspace", "prompt", fit::SECTION];
+const OTHERS: [&str; 6] = [
+    "tools",
+    "book",
+    "workspace",
+    "prompt",
+    errors::SECTION,
+    fit::SECTION,
+];
 
 /// A cargo command in a directory of the checkout, free of settings meant for other builds.
 fn cargo(directory: &str, arguments: &[&str]) -> Command {
@@ -263,6 +271,25 @@ fn on(
         runner.run(report, name)?;
     }
     runner.end()
+}
+
+/// Faults on purpose, each to be reported at its chapter's line.
+fn home(report: &mut Report, options: &Options) -> Result<()> {
+    let faults = errors::wanted(report, options.long);
+    if faults.is_empty() {
+        return Ok(());
+    }
+    report.section("errors: faults on purpose, reported at their chapter's line");
+    let all = errors::FAULTS.len();
+    if faults.len() < all && options.filter.is_none() {
+        let tried = faults.len();
+        report.remark(&format!("{tried} of {all} kinds; all with --long"));
+    }
+    let tree = errors::Tree::new()?;
+    for fault in faults {
+        fault.test(report, &tree)?;
+    }
+    Ok(())
 }
 
 /// Machines that cannot be a Host.
