@@ -134,8 +134,8 @@ impl Runner {
                     notes.push_str(&text);
                     notes.push('\n');
                 }
-                Message::Nmi => {
-                    machine.inject_nmi()?;
+                Message::Inject(what) => {
+                    machine.inject(what)?;
                     machine.tell("done")?;
                 }
                 Message::End(verdict, text) => {

@@ -5,7 +5,7 @@
 //! Both send lines. What the program inside may say is [`Message`]; what it is asked is one of
 //! `case NAME`, `guest MODE ...`, `done`, and `quit`.
 
-use inside::protocol::unescape;
+use inside::protocol::{Injection, unescape};
 
 /// One line from inside.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,8 +18,8 @@ pub enum Message {
     Note(String),
     /// A case is over.
     End(Verdict, String),
-    /// An NMI is wanted on every CPU; inside waits for `done`.
-    Nmi,
+    /// Something is to be injected; inside waits for `done`.
+    Inject(Injection),
     /// The Guest that the user was talking to is over; its exit status.
     Exit(i32),
     /// Anything else: something inside is broken.
@@ -49,7 +49,10 @@ impl Message {
             "pass" => Self::End(Verdict::Pass, unescape(rest)),
             "fail" => Self::End(Verdict::Fail, unescape(rest)),
             "skip" => Self::End(Verdict::Skip, unescape(rest)),
-            "nmi" => Self::Nmi,
+            "inject" => match Injection::parse(rest) {
+                Some(injection) => Self::Inject(injection),
+                None => Self::Unknown(line.to_owned()),
+            },
             "exit" => match rest.parse() {
                 Ok(status) => Self::Exit(status),
                 Err(_) => Self::Unknown(line.to_owned()),

@@ -25,7 +25,8 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use inside::protocol::Injection;
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -228,13 +229,37 @@ impl Machine {
         }
     }
 
-    /// Injects an NMI on every CPU.
+    /// Injects something, as fast as QEMU takes it.
     ///
     /// # Errors
     ///
     /// When QEMU refuses.
-    pub fn inject_nmi(&mut self) -> Result<()> {
-        self.qmp.execute("inject-nmi")
+    pub fn inject(&mut self, what: Injection) -> Result<()> {
+        match what {
+            Injection::Nmi { count } => {
+                for _ in 0..count {
+                    self.qmp.execute("inject-nmi", Value::Null)?;
+                }
+            }
+            Injection::MachineCheck {
+                count,
+                cpu,
+                global,
+                status,
+            } => {
+                // Bank 1, because Linux treats bank 0 of some processors specially; no address.
+                let line = format!("mce {cpu} 1 {status:#x} {global:#x} 0 0");
+                let arguments = serde_json::json!({ "command-line": line });
+                for _ in 0..count {
+                    let command = "human-monitor-command";
+                    let answer = self.qmp.execute(command, arguments.clone())?;
+                    // It has nothing to say unless something is wrong.
+                    let said = answer.as_str().unwrap_or_default().trim();
+                    ensure!(said.is_empty(), "QEMU answers `{line}` with {said:?}");
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Asks the program inside to end the machine, and waits until it has.
@@ -411,17 +436,21 @@ impl Qmp {
         if greeting.get("QMP").is_none() {
             bail!("QEMU greets with {greeting}");
         }
-        qmp.execute("qmp_capabilities")?;
+        qmp.execute("qmp_capabilities", Value::Null)?;
         Ok(qmp)
     }
 
-    /// Runs one command without arguments, passing over events.
-    fn execute(&mut self, command: &str) -> Result<()> {
-        writeln!(self.writer, "{}", serde_json::json!({ "execute": command }))?;
+    /// Runs one command and gives its answer, passing over events.
+    fn execute(&mut self, command: &str, arguments: Value) -> Result<Value> {
+        let mut request = serde_json::json!({ "execute": command });
+        if !arguments.is_null() {
+            request["arguments"] = arguments;
+        }
+        writeln!(self.writer, "{request}")?;
         loop {
-            let answer = self.line()?;
-            if answer.get("return").is_some() {
-                return Ok(());
+            let mut answer = self.line()?;
+            if let Some(value) = answer.get_mut("return") {
+                return Ok(value.take());
             }
             if let Some(error) = answer.get("error") {
                 bail!("QEMU refuses {command}: {error}");

@@ -4,10 +4,12 @@
 
 mod device;
 mod fit;
+mod former;
 mod guests;
 mod hostile;
 mod instructions;
 mod requests;
+mod storm;
 
 pub use requests::{WITH_LDT, with_ldt};
 
@@ -170,7 +172,23 @@ pub const CASES: &[Case] = &[
     ),
     case("leaks", "no page stays pinned or lost", guests::leaks),
     case("two", "two Guests at once", guests::two),
-    case("nmi", "NMIs while a Guest runs", guests::nmi),
+    case("nmi", "every NMI reaches the Host", storm::nmi),
+    case(
+        "nmi-storm",
+        "NMIs without end, on Guest and Switcher",
+        storm::nmi_storm,
+    ),
+    case("mce", "machine checks, on Guest and Switcher", storm::mce),
+    case(
+        "mce-fatal",
+        "a machine check that ends the Launcher",
+        storm::mce_fatal,
+    ),
+    case(
+        "former-cpu",
+        "a former CPU's pages are out of reach",
+        former::former_cpu,
+    ),
     case(
         "instructions",
         "what privileged instructions do in rings 1 and 3",
@@ -319,9 +337,19 @@ pub fn find(name: &str) -> Option<&'static Case> {
 }
 
 impl Case {
-    /// Runs it, and looks afterwards for warnings of the kernel that are not allowed.
+    /// Runs it, and looks afterwards whether the module still holds anything, and for warnings of
+    /// the kernel that are not allowed.
     pub fn run(&self, bench: &mut Bench) -> Outcome {
-        let result = (self.body)(bench);
+        let mut result = (self.body)(bench);
+        // A case that failed may have left a Guest, and its own reason is the one to tell.
+        if host::module_loaded()
+            && result
+                .as_ref()
+                .err()
+                .is_none_or(|error| error.is::<NotHere>())
+        {
+            result = host::wait_until_free().and(result);
+        }
         let warnings = bench
             .log
             .new_records()

@@ -201,6 +201,23 @@ impl Guest {
         bail!("the Guest never printed {text:?}, but {so_far:?}; its Launcher said {errors:?}")
     }
 
+    /// Waits until the Guest has printed a whole line that has `text` in it; gives what follows.
+    ///
+    /// # Errors
+    ///
+    /// When it ends before, or takes too long.
+    pub fn line_with(&self, text: &str) -> Result<String> {
+        let rest = |output: &str| {
+            let (_, after) = output.split_once(text)?;
+            let (line, _) = after.split_once('\n')?;
+            Some(line.to_owned())
+        };
+        let (so_far, _) = self
+            .output
+            .wait(patience(), |output| rest(output).is_some());
+        rest(&so_far).with_context(|| format!("the Guest never printed {text:?}, but {so_far:?}"))
+    }
+
     /// Types to the Guest.
     ///
     /// # Errors

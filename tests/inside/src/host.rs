@@ -14,7 +14,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use nix::kmod::{self, DeleteModuleFlags, ModuleInitFlags};
 use nix::mount::{MsFlags, mount};
 
-use crate::protocol::escape;
+use crate::protocol::{Injection, escape};
 
 /// Where the module lies.
 pub const MODULE: &str = "/lib/lguest.ko";
@@ -202,11 +202,25 @@ pub fn wait_until_free() -> Result<()> {
 ///
 /// When `/proc/interrupts` does not say.
 pub fn nmi_count(cpu: usize) -> Result<u64> {
+    interrupts("NMI:", cpu)
+}
+
+/// How many machine checks a CPU has taken.
+///
+/// # Errors
+///
+/// When `/proc/interrupts` does not say.
+pub fn mce_count(cpu: usize) -> Result<u64> {
+    interrupts("MCE:", cpu)
+}
+
+/// How many interrupts of a kind a CPU has taken.
+fn interrupts(kind: &str, cpu: usize) -> Result<u64> {
     let text = fs::read_to_string("/proc/interrupts")?;
     let line = text
         .lines()
-        .find_map(|line| line.trim_start().strip_prefix("NMI:"));
-    let line = line.context("/proc/interrupts has no line NMI")?;
+        .find_map(|line| line.trim_start().strip_prefix(kind));
+    let line = line.with_context(|| format!("/proc/interrupts has no line {kind}"))?;
     let count = line
         .split_whitespace()
         .nth(cpu)
@@ -339,16 +353,16 @@ impl Control {
         Ok((n > 0).then(|| line.trim_end().to_owned()))
     }
 
-    /// Has an NMI injected on every CPU and waits until that is done.
+    /// Has QEMU inject something and waits until that is done.
     ///
     /// # Errors
     ///
     /// When the other side does not do it.
-    pub fn inject_nmi(&mut self) -> Result<()> {
-        self.say("nmi", "")?;
+    pub fn inject(&mut self, what: Injection) -> Result<()> {
+        self.say("inject", &what.words())?;
         match self.hear()?.as_deref() {
             Some("done") => Ok(()),
-            other => bail!("asked for an NMI, was told {other:?}"),
+            other => bail!("asked for {what:?}, was told {other:?}"),
         }
     }
 }

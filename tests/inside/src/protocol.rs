@@ -1,6 +1,60 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! Texts of several lines in a channel of lines.
+//! What both sides of the control channel must write alike: texts of several lines in a channel of
+//! lines, and what QEMU is asked to inject.
+
+/// Something that QEMU's monitor is asked to do to the machine, as fast as it can.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Injection {
+    /// So many NMIs, each on every CPU that has its NMI line connected.
+    Nmi {
+        /// How many.
+        count: u32,
+    },
+    /// So many machine checks.
+    MachineCheck {
+        /// How many.
+        count: u32,
+        /// On which CPU.
+        cpu: u32,
+        /// What MCG_STATUS says: can the program that was interrupted go on?
+        global: u64,
+        /// What the bank's status says: what it is.
+        status: u64,
+    },
+}
+
+impl Injection {
+    /// As words on a line.
+    pub fn words(self) -> String {
+        match self {
+            Self::Nmi { count } => format!("nmi {count}"),
+            Self::MachineCheck {
+                count,
+                cpu,
+                global,
+                status,
+            } => format!("mce {count} {cpu} {global} {status}"),
+        }
+    }
+
+    /// What the words mean, if they mean anything.
+    pub fn parse(words: &str) -> Option<Self> {
+        let words: Vec<&str> = words.split(' ').collect();
+        match words[..] {
+            ["nmi", count] => Some(Self::Nmi {
+                count: count.parse().ok()?,
+            }),
+            ["mce", count, cpu, global, status] => Some(Self::MachineCheck {
+                count: count.parse().ok()?,
+                cpu: cpu.parse().ok()?,
+                global: global.parse().ok()?,
+                status: status.parse().ok()?,
+            }),
+            _ => None,
+        }
+    }
+}
 
 /// Writes a text so that it fits on a line: line ends, backslashes and control characters become
 /// escapes.
@@ -69,6 +123,21 @@ mod tests {
             assert_eq!(unescape(&escape(text)), text);
             assert!(!escape(text).contains(char::is_control));
         }
+    }
+
+    #[test]
+    fn an_injection_arrives_as_it_was_meant() {
+        let mce = Injection::MachineCheck {
+            count: 3,
+            cpu: 1,
+            global: 5,
+            status: 1 << 63,
+        };
+        for injection in [Injection::Nmi { count: 7 }, mce] {
+            assert_eq!(Injection::parse(&injection.words()), Some(injection));
+        }
+        assert_eq!(Injection::parse("nmi"), None);
+        assert_eq!(Injection::parse("mce 1 2 3 x"), None);
     }
 
     #[test]

@@ -134,8 +134,8 @@ fn run_cases(options: &Options, names: &[String]) -> Result<i32> {
             match machine.hear(Duration::from_secs(600) * options.host.patience)? {
                 Message::Start(name) => println!("case {name}"),
                 Message::Note(text) => println!("  {text}"),
-                Message::Nmi => {
-                    machine.inject_nmi()?;
+                Message::Inject(what) => {
+                    machine.inject(what)?;
                     machine.tell("done")?;
                 }
                 Message::End(verdict, text) => {

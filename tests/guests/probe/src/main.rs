@@ -13,6 +13,7 @@ mod hostile;
 mod interrupts;
 mod paging;
 mod registers;
+mod storm;
 mod walls;
 
 use rt::{boot, println, start};
@@ -40,6 +41,8 @@ const CASES: &[(&str, fn())] = &[
     ("hypercalls", registers::hypercalls),
     ("round-trip", registers::round_trip),
     ("work", registers::work),
+    ("storm", storm::storm),
+    ("former-cpu", walls::former_cpu),
     ("ring", calls::ring),
     ("fault", faults::fault),
     ("traps", faults::traps),

@@ -81,7 +81,7 @@ unsafe extern "C" {
 }
 
 /// A stream of numbers that looks random and is the same for the same seed.
-struct Numbers(u64);
+pub struct Numbers(pub u64);
 
 impl Numbers {
     fn next(&mut self) -> u64 {
@@ -122,7 +122,7 @@ fn gs_base() -> u64 {
 }
 
 /// One call with every register full of something; panics when one came back different.
-fn checked_call(numbers: &mut Numbers, round: u64) {
+pub fn checked_call(numbers: &mut Numbers, round: u64) {
     let mut before = [0; WATCHED];
     for value in &mut before {
         *value = numbers.next();

@@ -2,11 +2,12 @@
 
 //! What ring 3 cannot do to ring 1, and ring 1 cannot do to the Host.
 
-use abi::data::{MAX_RESERVED, Range};
+use abi::data::{MAX_RESERVED, RING_FREE, RING_READY, RING_SLOTS, Range, RingCall};
+use abi::dma::CONSOLE_IRQ;
 use rt::memory::{self, PAGE};
 use rt::traps::{self, Fault};
 use rt::user::{Attempt, attempt};
-use rt::{hypercall, println, shared};
+use rt::{console, hypercall, println, share, shared};
 
 /// A page fault from ring 3, with this error code.
 fn is_user_fault(result: Result<u64, Fault>, error: u64, what: &str) {
@@ -219,4 +220,44 @@ fn own_page_at_reserved() {
         value == MARK,
         "a write to a reserved address went to this Guest's page: {value:#x}"
     );
+}
+
+/// After a flush and a sleep, which may have been on two processors, the reserved pages of only
+/// one are there. Says which pages can be read each time something was typed.
+pub fn former_cpu() {
+    console::bind_input();
+    println!("waiting");
+    let rounds = rt::boot::number("rounds").unwrap_or(10);
+    for round in 1..=rounds {
+        hypercall::enable_interrupts();
+        while traps::irqs()[CONSOLE_IRQ as usize] < round {
+            // Both in one trip: the flush is done, and this Guest sleeps before it runs again.
+            let slot = (round - 1) as usize % RING_SLOTS;
+            let flush = RingCall {
+                number: abi::hypercall::FLUSH_ADDRESS,
+                args: [abi::boot::LINEAR_BASE, 0, 0, 0],
+            };
+            share!(flush => ring[slot]);
+            share!(RING_READY => ring_status[slot]);
+            hypercall::call(abi::hypercall::HALT, [0; 4]);
+            assert!(
+                shared!(ring_status[slot]) == RING_FREE,
+                "the flush was not done"
+            );
+        }
+        let mut readable = 0_u64;
+        let mut bit = 1;
+        for range in reserved() {
+            for address in (range.start..range.end).step_by(PAGE as usize) {
+                if traps::attempt_read(address).is_ok() {
+                    readable |= bit;
+                }
+                bit <<= 1;
+            }
+        }
+        let mut bytes = [0; 64];
+        console::take_input(&mut bytes);
+        println!("round {round}: readable {readable:#x}");
+    }
+    println!("good: {rounds} rounds");
 }

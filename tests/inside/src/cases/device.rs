@@ -18,6 +18,7 @@ use super::guests::run;
 use super::{Bench, NotHere, unexpected};
 use crate::guest::{Ended, Guest};
 use crate::host::{self, Record};
+use crate::protocol::Injection;
 use crate::random::Random;
 
 /// How long a killed process may take to be gone.
@@ -143,7 +144,7 @@ fn kill_one(bench: &mut Bench, random: &mut Random) -> Result<&'static str> {
     }
     let wait = Duration::from_micros(random.below(most));
     if random.below(4) == 0 {
-        bench.control.inject_nmi()?;
+        bench.control.inject(Injection::Nmi { count: 1 })?;
     }
     thread::sleep(wait);
     // At the same time as another signal, now and then.

@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use super::Bench;
-use crate::guest::{Ended, Guest, patience};
+use crate::guest::{Ended, Guest};
 use crate::host;
 
 /// Exit status of the Launcher: the Guest powered off.
@@ -135,7 +135,7 @@ pub fn endings(_: &mut Bench) -> Result<()> {
 }
 
 /// How long a killed Launcher may take to be gone.
-fn time_to_die() -> Duration {
+pub fn time_to_die() -> Duration {
     Duration::from_secs(20) * host::patience()
 }
 
@@ -149,7 +149,7 @@ fn ticks(pid: Pid) -> Result<u64> {
 }
 
 /// Only one processor for a task.
-fn pin(pid: Pid, cpu: usize) -> Result<()> {
+pub fn pin(pid: Pid, cpu: usize) -> Result<()> {
     let mut set = CpuSet::new();
     set.set(cpu)?;
     sched_setaffinity(pid, &set)?;
@@ -157,7 +157,7 @@ fn pin(pid: Pid, cpu: usize) -> Result<()> {
 }
 
 /// Any of the machine's processors for a task.
-fn unpin(pid: Pid) -> Result<()> {
+pub fn unpin(pid: Pid) -> Result<()> {
     let mut set = CpuSet::new();
     for cpu in 0..host::cpus() {
         set.set(cpu)?;
@@ -264,47 +264,6 @@ pub fn two(bench: &mut Bench) -> Result<()> {
             .control
             .say("note", ended.output.lines().last().unwrap_or_default())?;
     }
-    host::wait_until_free()
-}
-
-/// NMIs that must have come to the processor that the Guest runs on.
-const NMIS: u64 = 300;
-
-pub fn nmi(bench: &mut Bench) -> Result<()> {
-    host::load_module()?;
-    let mut guest = Guest::probe(&["case=work"])?;
-    guest.wait_for("working")?;
-    // QEMU gives them to the processors whose local interrupt 1 is an NMI. Linux sets that up on
-    // the first one only, so that is where the Guest has to be.
-    pin(guest.pid(), 0)?;
-    let before = host::nmi_count(0)?;
-    let mut injected = 0;
-    let end = Instant::now() + patience();
-    let mut came = 0;
-    while came < NMIS && guest.alive()? && Instant::now() < end {
-        bench.control.inject_nmi()?;
-        injected += 1;
-        // QEMU drops an NMI while one is pending.
-        thread::sleep(Duration::from_millis(2));
-        came = host::nmi_count(0)? - before;
-    }
-    bench.control.say(
-        "note",
-        &format!("{came} NMIs came, from {injected} injections"),
-    )?;
-    if guest.alive()? {
-        guest.send(b"enough\n")?;
-    }
-    let ended = guest.finish()?;
-    ended
-        .expect_code(OFF)?
-        .expect_output("good: seed 1, all values right")?;
-    ensure!(came >= NMIS, "only {came} NMIs came while the Guest ran");
-    // One that is dropped on the way from the Guest to the Host would be missing here.
-    ensure!(
-        came * 10 >= injected * 9,
-        "of {injected} NMIs only {came} reached the Host"
-    );
     host::wait_until_free()
 }
 
