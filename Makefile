@@ -15,7 +15,7 @@ TESTS = cargo run --quiet --release --package lguest-tests --bin
 # A second Linux shell beside the Guest: make run HOST=1
 RUN_FLAGS := $(if $(HOST),--host-shell)
 
-.PHONY: help setup setup-long tangle check workspace lock module guest launcher programs \
+.PHONY: help setup setup-long doctor tangle check workspace lock module guest launcher programs \
 	run test test-long bench book serve clean distclean
 
 help: ## this list
@@ -25,6 +25,9 @@ help: ## this list
 
 setup: ## fetch and build what is missing (run and test do it too)
 	@setup/all
+
+doctor: ## say what is here, what is missing, and what mends it
+	@setup/doctor
 
 setup-long: ## the same, and the two kernels of test-long (half an hour more)
 	@setup/all long

@@ -35,6 +35,8 @@ LGUEST_KERNEL_DEBUG=$LGUEST_CACHE/kernel/$LGUEST_SERIES-debug-$(lguest_key "${CC
 LGUEST_KERNEL_KASAN=$LGUEST_CACHE/kernel/$LGUEST_SERIES-kasan-$(
     lguest_key "clang-$LGUEST_LLVM" kasan)
 KDIR=${KDIR:-$LGUEST_KERNEL}
+# Others are told of it who stand elsewhere.
+case $KDIR in /*) ;; *) KDIR=$PWD/$KDIR ;; esac
 BZIMAGE=$KDIR/arch/x86/boot/bzImage
 LGUEST_RUST_SRC=$LGUEST_CACHE/rust-src/$lguest_rustc
 LGUEST_SYSROOT=$LGUEST_CACHE/sysroot/$lguest_rustc

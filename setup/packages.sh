@@ -3,11 +3,13 @@
 # The programs and headers of the distribution that the build needs.
 #   packages.sh missing [long]   print the names of packages for what is not there
 #   packages.sh install [long]   install them
+#   packages.sh list             all of them: name, `ok` or `missing`, versions
+#   packages.sh mend NAME...     print the command that installs them
 # With `long`, those that only the long tests need as well.
 set -euo pipefail
 . "$(dirname "$0")/env.sh"
 . "$(dirname "$0")/lib.sh"
-long=${2:-}
+case ${1:-} in install|missing) long=${2:-} ;; *) long= ;; esac
 
 has_header() { printf '#include <%s>\n' "$1" | gcc -E -x c -o /dev/null - 2>/dev/null; }
 has_libclang() { [ -n "${LIBCLANG_PATH:-}" ]; }
@@ -51,6 +53,47 @@ libclang-$LGUEST_LLVM-dev  compgen -G "/usr/lib/llvm-$LGUEST_LLVM/lib/libclang[.
 TABLE
 }
 
+# What is there, in a few words, for those packages of which it can be said.
+versions() {
+    local words=() word line
+    case $1 in
+        build-essential) words=(gcc make ld) ;;
+        xz-utils) words=(xz) ;;
+        qemu-system-x86) words=(qemu-system-x86_64) ;;
+        libclang-dev) echo "$LIBCLANG_PATH"; return ;;
+        busybox-static) word=$("$LGUEST_BUSYBOX" 2>&1 | head -n 1); echo "${word% (*}"; return ;;
+        flex|bison|bc|cpio|lz4|curl) words=("$1") ;;
+    esac
+    for word in "${words[@]}"; do
+        line=$({ PATH=$PATH:/sbin "$word" --version || true; } 2>/dev/null |
+            LC_ALL=C grep -m 1 -E '[0-9]+\.[0-9]' | LC_ALL=C grep -oE '[0-9]+(\.[0-9]+)+' | head -n 1 || true)
+        printf '%s %s\n' "$word" "$line"
+    done | paste -sd, | sed 's/,/, /g'
+}
+
+list() {
+    local package test
+    while read -r package test; do
+        if eval "$test" >/dev/null 2>&1; then
+            printf '%s\tok\t%s\n' "$package" "$(versions "$package")"
+        else
+            printf '%s\tmissing\t\n' "$package"
+        fi
+    done < <(table)
+}
+
+# The command that brings packages, as the user who asks would give it.
+mend() {
+    local command="apt-get install --no-install-recommends $*"
+    if ! command -v apt-get >/dev/null; then
+        echo "install what Debian calls $*, with your distribution's package command"
+        return
+    fi
+    case " $* " in *' libclang-dev '*) command=${command/libclang-dev/$(pick_libclang)} ;; esac
+    [ "$(id -u)" -eq 0 ] || command="sudo $command"
+    echo "$command"
+}
+
 # The plain libclang-dev of Debian 12 is LLVM 14, too old for the kernel's
 # bindings: take a numbered one, 19 first, which is the one tried most.
 pick_libclang() {
@@ -82,10 +125,9 @@ install() {
         and start again. (libclang from LLVM 17 or newer; busybox linked statically.)"
     fi
     if [ "$(id -u)" -ne 0 ]; then
-        local command="apt-get update; apt-get install --no-install-recommends ${packages[*]}"
         if ! command -v sudo >/dev/null || ! [ -t 0 ] || ! [ -t 2 ]; then
             die "packages are missing. As root, run
-        ${command/libclang-dev/$(pick_libclang)}
+        apt-get update; $(mend "${packages[@]}" | sed 's/^sudo //')
         and start again."
         fi
         note "missing packages: ${packages[*]}"
@@ -112,4 +154,8 @@ install() {
     [ ${#packages[@]} -eq 0 ] || die "installed, but still not found: ${packages[*]}"
 }
 
-"${1:?missing or install}"
+case ${1:-} in
+    missing|install|list) "$1" ;;
+    mend) shift; mend "$@" ;;
+    *) die 'usage: packages.sh missing|install [long], list, mend NAME...' ;;
+esac

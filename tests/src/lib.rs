@@ -24,4 +24,5 @@ pub mod prompt;
 
 pub mod report;
 pub mod sample;
+pub mod setup;
 pub mod terminal;

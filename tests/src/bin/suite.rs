@@ -14,7 +14,7 @@ use lguest_tests::cases::Runner;
 use lguest_tests::checks::{cargo_test, command};
 use lguest_tests::hosts::{KINDS, Kind};
 use lguest_tests::report::Report;
-use lguest_tests::{cleanup, errors, figures, fit, prompt};
+use lguest_tests::{cleanup, errors, figures, fit, prompt, setup};
 
 #[derive(Debug, Parser)]
 #[command(about = "Runs the tests; the last line says how many passed, failed and were skipped")]
@@ -45,6 +45,8 @@ fn suite(options: &Options) -> Result<bool> {
     forget_old_logs(&directory);
     let mut report = Report::new(directory, options.filter.clone());
     tools(&mut report)?;
+    let all = options.long || options.filter.is_some();
+    setup::run(&mut report, &artifacts::commit(), all)?;
     book(&mut report)?;
     workspace(&mut report)?;
     home(&mut report, options)?;
@@ -70,13 +72,14 @@ fn forget_old_logs(directory: &Path) {
 }
 
 /// The sections beside the kinds of Host.
-const OTHERS: [&str; 6] = [
+const OTHERS: [&str; 7] = [
     "tools",
     "book",
     "workspace",
     "prompt",
     errors::SECTION,
     fit::SECTION,
+    setup::SECTION,
 ];
 
 /// A cargo command in a directory of the checkout, free of settings meant for other builds.

@@ -13,7 +13,7 @@ use std::{fs, thread};
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
-use super::Bench;
+use super::{Bench, NotHere};
 use crate::device::{BREAK, Device, GETDMA, INITIALIZE, IRQ};
 use crate::guest::Guest;
 use crate::host;
@@ -274,6 +274,9 @@ pub fn ldt(_: &mut Bench) -> Result<()> {
     // In a process of its own: an LDT stays as long as its process.
     let output = Command::new("/proc/self/exe").arg(WITH_LDT).output()?;
     let said = String::from_utf8_lossy(&output.stdout);
+    if let Some((_, lacking)) = said.split_once("no LDT: ") {
+        return Err(NotHere(lacking.trim().to_owned()).into());
+    }
     ensure!(said.contains("the Launcher has an LDT"), "{said}");
     host::wait_until_free()
 }
