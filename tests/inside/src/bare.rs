@@ -13,9 +13,11 @@
 use std::arch::global_asm;
 use std::fmt;
 use std::ptr::NonNull;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
 use crate::device::{Device, INITIALIZE};
 use crate::host;
@@ -33,7 +35,8 @@ pub const LINEAR: u64 = 0xffff_8880_0000_0000;
 /// The top-level table.
 pub const ROOT: u64 = PAGE;
 const UPPER: [u64; 3] = [2 * PAGE, 3 * PAGE, 4 * PAGE];
-const LOWER: [u64; 3] = [5 * PAGE, 6 * PAGE, 7 * PAGE];
+/// The tables of levels 3 to 1 for ring 3's addresses.
+pub const LOWER: [u64; 3] = [5 * PAGE, 6 * PAGE, 7 * PAGE];
 const ENGINE: u64 = 8 * PAGE;
 /// The engine's variables.
 const STATE: u64 = 10 * PAGE;
@@ -91,6 +94,7 @@ pub const CODE_BYTES: usize = 48;
 global_asm!(
     ".pushsection .rodata.bare, \"a\"",
     ".balign 4096",
+    ".globl bare_begin, bare_start, bare_iretq, bare_end",
     // A stub for each vector, 16 bytes each, and one page in all.
     "bare_begin:",
     ".set vector, 0",
@@ -338,12 +342,12 @@ macro_rules! code {
         // registers, and touch nothing else.
         unsafe {
             core::arch::asm!(
-                "lea {0}, [rip + 2f]",
-                "lea {1}, [rip + 3f]",
-                "jmp 3f",
-                "2:",
+                "lea {0}, [rip + 72f]",
+                "lea {1}, [rip + 73f]",
+                "jmp 73f",
+                "72:",
                 $($insn,)+
-                "3:",
+                "73:",
                 out(reg) start,
                 out(reg) end,
                 options(nomem, nostack, preserves_flags),
@@ -514,6 +518,8 @@ pub enum End {
     Restart,
     /// It is dead, for this reason.
     Dead(String),
+    /// It has not ended within its time.
+    Running,
 }
 
 /// A step, by its number.
@@ -528,6 +534,8 @@ pub struct Bare {
     pub start: [u64; 5],
     /// What it has sent to the Launcher: key and record.
     pub sent: Vec<(u64, u64)>,
+    /// How long a `read()` may run it.
+    pub limit: Duration,
 }
 
 impl Drop for Bare {
@@ -582,6 +590,7 @@ impl Bare {
             steps: 0,
             start: [PAGES, PAGES, 0, ROOT, 4],
             sent: Vec::new(),
+            limit: Duration::from_secs(20) * host::patience(),
         };
         guest.lay_out();
         Ok(guest)
@@ -807,16 +816,43 @@ impl Bare {
     /// As for `run`, and what the function says.
     pub fn run_with(
         &mut self,
-        mut attend: impl FnMut(&mut Self, &Device, (u64, u64)) -> Result<()>,
+        attend: impl FnMut(&mut Self, &Device, (u64, u64)) -> Result<()>,
     ) -> Result<End> {
+        let device = self.initialize()?;
+        self.go_on(&device, attend)
+    }
+
+    /// INITIALIZE, without running it yet.
+    ///
+    /// # Errors
+    ///
+    /// When the device refuses.
+    pub fn initialize(&self) -> Result<Device> {
         let device = Device::open()?;
         let [pages, limit, entry, root, levels] = self.start;
         let base = self.memory.as_ptr() as u64;
         let words = [INITIALIZE, base, pages, limit, entry, root, levels];
         let answer = device.request(&words);
         ensure!(answer == Ok(56), "INITIALIZE {words:x?}: {answer:?}");
+        Ok(device)
+    }
+
+    /// Runs it to its end, or to the end of its time.
+    ///
+    /// # Errors
+    ///
+    /// When it ends in no known way, and what the function says.
+    pub fn go_on(
+        &mut self,
+        device: &Device,
+        mut attend: impl FnMut(&mut Self, &Device, (u64, u64)) -> Result<()>,
+    ) -> Result<End> {
         loop {
-            match device.read(512) {
+            let answer = {
+                let _alarm = Alarm::after(self.limit)?;
+                device.read(512)
+            };
+            match answer {
                 Ok(record) => {
                     let word = |n: usize| -> Result<u64> {
                         let bytes = record.get(8 * n..8 * n + 8).context("a short record")?;
@@ -824,10 +860,11 @@ impl Bare {
                     };
                     let sent = (word(2)?, word(1)?);
                     self.sent.push(sent);
-                    attend(self, &device, sent)?;
+                    attend(self, device, sent)?;
                 }
                 Err(libc::ESHUTDOWN) => return Ok(End::Off),
                 Err(libc::ERESTART) => return Ok(End::Restart),
+                Err(libc::EINTR) => return Ok(End::Running),
                 Err(libc::ENOENT) => {
                     let reason = device.read(512);
                     let reason =
@@ -903,6 +940,48 @@ impl Bare {
             _ => USER_STEPS,
         };
         base + STEP * step as u64 + 8 * CODE as u64
+    }
+}
+
+/// A signal for this thread's system call, after some time or never.
+struct Alarm;
+
+impl Alarm {
+    fn after(limit: Duration) -> Result<Self> {
+        extern "C" fn nothing(_: libc::c_int) {}
+        let action = SigAction::new(
+            SigHandler::Handler(nothing),
+            SaFlags::empty(),
+            SigSet::empty(),
+        );
+        // SAFETY: The handler does nothing, which may be done at any time.
+        unsafe { sigaction(Signal::SIGALRM, &action) }?;
+        Self::set(limit);
+        Ok(Self)
+    }
+
+    fn set(limit: Duration) {
+        let zero = libc::timeval {
+            tv_sec: 0,
+            tv_usec: 0,
+        };
+        let timer = libc::itimerval {
+            it_interval: zero,
+            it_value: libc::timeval {
+                tv_sec: limit.as_secs().cast_signed(),
+                tv_usec: limit.subsec_micros().into(),
+            },
+        };
+        // SAFETY: The structure is alive, and nothing is written back.
+        let set =
+            unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, std::ptr::null_mut()) };
+        assert!(set == 0, "no timer");
+    }
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        Self::set(Duration::ZERO);
     }
 }
 

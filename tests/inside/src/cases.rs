@@ -9,7 +9,10 @@ mod guests;
 mod hostile;
 mod instructions;
 mod requests;
+mod segments;
 mod storm;
+mod sweep;
+mod tables;
 
 pub use requests::{WITH_LDT, with_ldt};
 
@@ -233,6 +236,63 @@ pub const CASES: &[Case] = &[
         "hostile-others",
         "unknown calls, calls before INIT",
         hostile::others,
+    ),
+    case(
+        "null-ss",
+        "a null selector in SS does not change the ring",
+        segments::null_in_ss,
+    ),
+    case(
+        "selectors",
+        "every selector, in every way to load it",
+        segments::selectors,
+    ),
+    case("flags", "every flag, in rings 1 and 3", segments::flags),
+    case(
+        "vectors",
+        "all 256 `int n`, and none is the Host's",
+        segments::vectors,
+    ),
+    case(
+        "cpuid",
+        "CPUID is the Host's but for two bits",
+        segments::cpuid,
+    ),
+    case(
+        "compatibility",
+        "what ring 3 can do in a 32-bit segment",
+        segments::compatibility,
+    ),
+    case(
+        "evil-tables",
+        "page tables made to do harm",
+        tables::evil_tables,
+    ),
+    case(
+        "host-half",
+        "nothing of the Host's can be read",
+        tables::host_half,
+    ),
+    case(
+        "switcher-text",
+        "a jump to every byte of the Switcher",
+        tables::switcher_text,
+    ),
+    case(
+        "register-page",
+        "nonsense and forged frames in the register page",
+        tables::register_page,
+    ),
+    case(
+        "sweep",
+        "every argument of every hypercall at every border",
+        sweep::sweep,
+    ),
+    case("fuzz", "hypercalls at random, seeded", sweep::fuzz),
+    case(
+        "ring-end",
+        "SHUTDOWN in the ring, a full ring, nonsense in it",
+        sweep::ring_end,
     ),
     case(
         "requests",

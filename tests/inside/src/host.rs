@@ -98,6 +98,11 @@ fn has_flag(wanted: &str) -> bool {
         .any(|line| line.starts_with("flags") && line.split_whitespace().any(|flag| flag == wanted))
 }
 
+/// Whether page tables have five levels here.
+pub fn five_levels() -> bool {
+    has_flag("la57")
+}
+
 /// How many CPUs there are.
 pub fn cpus() -> usize {
     let processors = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
