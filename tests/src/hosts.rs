@@ -54,6 +54,8 @@ pub enum Qemu {
 pub enum Kernel {
     /// The one of `make run`, with the module of `make module`.
     Plain,
+    /// The same, with the checked build of the module, which watches the Host's state.
+    Checked,
 }
 
 /// The first kind: the one that everything else is a change of.
@@ -90,10 +92,26 @@ pub const KINDS: &[Kind] = &[
         facts: &["five levels", "1 CPU,"],
         ..FIRST
     },
+    Kind {
+        section: "host-checked",
+        about: "the checked module, which watches the Host's state",
+        kernel: Kernel::Checked,
+        append: CHECKED_WORD,
+        patience: 3,
+        one_in: 16,
+        ..FIRST
+    },
 ];
+
+/// Tells the program inside that it must find the checked module; see `cases::state`.
+const CHECKED_WORD: &str = "module=checked";
 
 /// The cases that are part of every sample.
 const ALWAYS: [&str; 4] = ["linux", "hello", "walls", "reload"];
+/// And these where the module is the checked one.
+const CHECKED_ALWAYS: [&str; 2] = ["state", "disturbed"];
+/// The case that makes no sense anywhere else.
+const CHECKED_ONLY: &str = "disturbed";
 
 impl Kind {
     /// The kind of that name, with `host-` or without.
@@ -103,9 +121,15 @@ impl Kind {
             .find(|kind| kind.section == name || kind.section == format!("host-{name}"))
     }
 
+    /// Whether a case can be tried on it at all.
+    pub fn takes(&self, case: &str) -> bool {
+        case != CHECKED_ONLY || self.kernel == Kernel::Checked
+    }
+
     /// Whether an ordinary run at this commit takes a case on it.
     pub fn samples(&self, commit: &str, case: &str) -> bool {
         ALWAYS.contains(&case)
+            || (self.kernel == Kernel::Checked && CHECKED_ALWAYS.contains(&case))
             || sample::chosen(commit, &format!("{}/{case}", self.section), self.one_in)
     }
 
@@ -131,6 +155,7 @@ impl Kind {
     pub fn settings(&self, artifacts: &Artifacts) -> Result<Settings> {
         let mut artifacts = artifacts.clone();
         if self.kernel != Kernel::Plain {
+            self.kernel.build()?;
             artifacts.kernel = self.kernel.image()?;
         }
         artifacts.module = self.module(&artifacts);
@@ -209,7 +234,7 @@ impl Kernel {
     /// When nobody knows where it is.
     pub fn image(self) -> Result<PathBuf> {
         match self {
-            Self::Plain => place("BZIMAGE"),
+            Self::Plain | Self::Checked => place("BZIMAGE"),
         }
     }
 
@@ -217,15 +242,39 @@ impl Kernel {
     pub fn module(self) -> PathBuf {
         match self {
             Self::Plain => root().join("module/lguest.ko"),
+            Self::Checked => root().join(CHECKED_MODULE).join("lguest.ko"),
         }
+    }
+
+    /// Builds the module, if nobody else does.
+    fn build(self) -> Result<()> {
+        if self != Self::Checked {
+            return Ok(());
+        }
+        let output = Command::new("make")
+            .current_dir(root())
+            .args(["module", "CHECKED=1"])
+            .arg(format!("MODULE_OUT={CHECKED_MODULE}"))
+            .output()
+            .context("cannot start make")?;
+        ensure!(
+            output.status.success(),
+            "the checked module cannot be built:\n{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(())
     }
 
     fn missing(self) -> Option<String> {
         match self {
-            Self::Plain => None,
+            Self::Plain | Self::Checked => None,
         }
     }
 }
+
+/// Where the checked module is built, so that the ordinary one stays as it is.
+const CHECKED_MODULE: &str = "target/module-checked";
 
 #[cfg(test)]
 mod tests {

@@ -10,6 +10,7 @@ mod hostile;
 mod instructions;
 mod requests;
 mod segments;
+mod state;
 mod storm;
 mod sweep;
 mod tables;
@@ -191,6 +192,16 @@ pub const CASES: &[Case] = &[
         "former-cpu",
         "a former CPU's pages are out of reach",
         former::former_cpu,
+    ),
+    case(
+        "state",
+        "a Guest that changes all it can, and the Host's state",
+        state::state,
+    ),
+    case(
+        "disturbed",
+        "a change of the Host's state is found and named",
+        state::disturbed,
     ),
     case(
         "instructions",

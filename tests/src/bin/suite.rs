@@ -241,7 +241,7 @@ fn wanted(report: &Report, options: &Options, kind: &Kind, commit: &str) -> Vec<
     CASES
         .iter()
         .map(|case| case.name)
-        .filter(|name| report.wants(kind.section, name))
+        .filter(|name| kind.takes(name) && report.wants(kind.section, name))
         .filter(|name| all || kind.samples(commit, name))
         .collect()
 }

@@ -13,6 +13,7 @@ mod hostile;
 mod interrupts;
 mod paging;
 mod registers;
+mod state;
 mod storm;
 mod walls;
 
@@ -56,6 +57,7 @@ const CASES: &[(&str, fn())] = &[
     ("console-blocked", interrupts::while_off),
     ("bad-record", interrupts::bad_record),
     ("hostile", hostile::hostile),
+    ("state", state::state),
 ];
 
 /// The least a Guest can do.

@@ -84,7 +84,8 @@ unsafe extern "C" {
 pub struct Numbers(pub u64);
 
 impl Numbers {
-    fn next(&mut self) -> u64 {
+    /// The next one.
+    pub fn next(&mut self) -> u64 {
         // Marsaglia's xorshift with the multiplier of Vigna's xorshift64*.
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
