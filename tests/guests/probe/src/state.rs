@@ -339,12 +339,12 @@ fn handler(frame: &mut Frame) -> bool {
     unsafe { (*CAME.pointer())[vector] += 1 };
     if matches!(vector, 1 | 3) {
         STEPS.set(STEPS.get() + 1);
-        if STEPS.get() % 4 == 0 {
+        if STEPS.get().is_multiple_of(4) {
             frame.rflags &= !0x100;
         }
         return true;
     }
-    if frame.cs & 3 == 3 && CALLS.get() % 4 == 0 {
+    if frame.cs & 3 == 3 && CALLS.get().is_multiple_of(4) {
         // After a direct trap from ring 3 the stack segment is null; an exit with that.
         hypercall::call(FLUSH_ASYNC, [0; 4]);
     }
@@ -476,7 +476,7 @@ pub fn state() {
         // stack and the registers that a function must keep. What the pieces write to is theirs.
         unsafe { probe_turmoil(&raw const what) };
         expect(|_| false);
-        if round % 32 == 0 {
+        if round.is_multiple_of(32) {
             // Whatever waits comes now.
             hypercall::enable_interrupts();
             hypercall::disable_interrupts();
