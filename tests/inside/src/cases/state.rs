@@ -15,6 +15,7 @@ use super::guests::{KILLED, OFF, pin, unpin};
 use super::{Bench, NotHere};
 use crate::guest::{Guest, patience};
 use crate::host;
+use crate::protocol::Injection;
 
 /// Trips in an ordinary run, and in the long set of the checked module.
 const TRIPS: u64 = 50_000;
@@ -53,7 +54,7 @@ pub fn state(bench: &mut Bench) -> Result<()> {
             _ => {}
         }
         turn += 1;
-        bench.control.inject_nmi()?;
+        bench.control.inject(Injection::Nmi { count: 1 })?;
         thread::sleep(Duration::from_millis(10));
         trips = host::counter("world_switches")? - first;
     }
