@@ -363,7 +363,7 @@ pub const CASES: &[Case] = &[
     ),
     case(
         "killed-anywhere",
-        "kill -9 at 50 moments; `seed=` chooses them",
+        "kill -9 at 50 moments, which `seed=` chooses",
         device::killed_anywhere,
     ),
     case(

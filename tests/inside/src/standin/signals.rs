@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, bail, ensure};
 use libc::{EINTR, ENOENT};
+use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::pthread::{pthread_kill, pthread_self};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use nix::unistd::Pid;
 
 use super::expect;
 use crate::device::{GETDMA, IRQ};
@@ -22,12 +24,16 @@ extern "C" fn count(_: libc::c_int) {
     CAME.fetch_add(1, Ordering::Relaxed);
 }
 
-/// So many signals must come, and so many records, before a storm is over.
-const ENOUGH: u64 = 150;
+/// With so many signals and so many records a storm is over.
+const ENOUGH: u64 = 1000;
+/// And after this time, if there were at least so many of both: on a busy machine the two threads
+/// seldom run at the same time.
+const LONG_ENOUGH: (Duration, u64) = (Duration::from_millis(1500), 20);
 /// How long a storm may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Signals as fast as another thread can send them, with and without SA_RESTART.
+/// Signals as fast as another thread can send them, and ten thousand a second from a timer, with
+/// and without SA_RESTART.
 pub fn storm(_: &[String]) -> Result<()> {
     for restart in [true, false] {
         let flags = if restart {
@@ -37,7 +43,10 @@ pub fn storm(_: &[String]) -> Result<()> {
         };
         let action = SigAction::new(SigHandler::Handler(count), flags, SigSet::empty());
         // SAFETY: The handler touches one atomic number.
-        unsafe { sigaction(Signal::SIGUSR1, &action) }?;
+        unsafe {
+            sigaction(Signal::SIGUSR1, &action)?;
+            sigaction(Signal::SIGALRM, &action)?;
+        }
         for (name, program) in [("calls", COUNT), ("the ring", RING), ("DMA", BOUND)] {
             let (records, interrupted, came) = under_signals(program, restart)?;
             println!(
@@ -49,13 +58,43 @@ pub fn storm(_: &[String]) -> Result<()> {
     Ok(())
 }
 
+/// Has this process sent a SIGALRM every so many microseconds, or no more.
+fn alarm(microseconds: i64) -> Result<()> {
+    let every = libc::timeval {
+        tv_sec: 0,
+        tv_usec: microseconds,
+    };
+    let timer = libc::itimerval {
+        it_interval: every,
+        it_value: every,
+    };
+    // SAFETY: The call reads the structure, and writes nothing with a null pointer.
+    let set = unsafe { libc::setitimer(libc::ITIMER_REAL, &timer, std::ptr::null_mut()) };
+    ensure!(set == 0, "setitimer(): {}", std::io::Error::last_os_error());
+    Ok(())
+}
+
+/// Only one processor for the calling thread.
+fn pin(cpu: usize) -> Result<()> {
+    let mut set = CpuSet::new();
+    set.set(cpu)?;
+    Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
+}
+
 fn under_signals(program: Program, restart: bool) -> Result<(u64, u64, u64)> {
     let guest = Tiny::new(32, program)?;
     let stop = AtomicBool::new(false);
     let me = pthread_self();
+    // Each on a processor of its own, or the signals come only as often as the two take turns.
+    pin(0)?;
     let before = CAME.load(Ordering::Relaxed);
     let result = thread::scope(|scope| {
         let sender = scope.spawn(|| -> Result<()> {
+            pin(1)?;
+            // The alarms are for the thread that has the Guest.
+            let mut alarms = SigSet::empty();
+            alarms.add(Signal::SIGALRM);
+            alarms.thread_block()?;
             while !stop.load(Ordering::Relaxed) {
                 pthread_kill(me, Signal::SIGUSR1)?;
                 // A moment, so that the Guest gets on between two of them.
@@ -68,10 +107,15 @@ fn under_signals(program: Program, restart: bool) -> Result<(u64, u64, u64)> {
         });
         let run = || -> Result<(u64, u64)> {
             let (mut key, mut interrupted, mut next) = (0, 0, 0);
-            let end = Instant::now() + PATIENCE;
-            while key < ENOUGH || CAME.load(Ordering::Relaxed) - before < ENOUGH {
+            let begun = Instant::now();
+            loop {
+                let both = CAME.load(Ordering::Relaxed).wrapping_sub(before).min(key);
+                let (time, least) = LONG_ENOUGH;
+                if both >= ENOUGH || (begun.elapsed() > time && both >= least) {
+                    break;
+                }
                 ensure!(
-                    Instant::now() < end,
+                    begun.elapsed() < PATIENCE,
                     "{key} records: the storm does not end"
                 );
                 match guest.next() {
@@ -108,7 +152,9 @@ fn under_signals(program: Program, restart: bool) -> Result<(u64, u64, u64)> {
             }
             Ok((key, interrupted))
         };
+        alarm(100)?;
         let result = run();
+        alarm(0)?;
         stop.store(true, Ordering::Relaxed);
         let sent = sender.join().map_err(|_| anyhow!("the sender panicked"));
         sent??;
