@@ -16,7 +16,7 @@ TESTS = cargo run --quiet --release --package lguest-tests --bin
 RUN_FLAGS := $(if $(HOST),--host-shell)
 
 .PHONY: help setup setup-long doctor tangle check workspace lock module guest launcher programs \
-	run test test-long bench book serve clean distclean
+	run test test-long gdb bench book serve clean distclean
 
 help: ## this list
 	@echo 'make run [HOST=1] [KDIR=/a/kernel/tree], make test, and:'
@@ -80,6 +80,9 @@ programs: module guest launcher ## all three
 run: setup programs ## boot the Host in QEMU and show a Guest's console
 	@[ -x target/release/boot ] || echo 'Building what boots QEMU (half a minute).'
 	@$(ENV) $(TESTS) boot -- run $(RUN_FLAGS)
+
+gdb: setup programs ## stop the Host with gdb where a Guest has come out
+	@$(ENV) $(TESTS) boot -- gdb
 
 test: setup programs ## the cheap tests and a sample of the others
 	@$(ENV) $(TESTS) suite

@@ -3,7 +3,7 @@
 //! The channel between a test command and the program inside the machine.
 //!
 //! Both send lines. What the program inside may say is [`Message`]; what it is asked is one of
-//! `case NAME`, `guest MODE ...`, `done`, and `quit`.
+//! `case NAME`, `guest MODE ...`, `sections`, `done`, and `quit`.
 
 use inside::protocol::{Injection, unescape};
 

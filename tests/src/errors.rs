@@ -204,9 +204,9 @@ pub const FAULTS: &[Fault] = &[
     Fault {
         name: "cargo-workspace",
         chapter: "book/appendix/building.md",
-        after: "[profile.release]",
-        insert: "lto = \"nowhere\"",
-        mark: "lto = ",
+        after: "[profile.dev]",
+        insert: "opt-level = \"nowhere\"",
+        mark: "opt-level = ",
         how: How::Make("launcher"),
         says: "nowhere",
         long: false,

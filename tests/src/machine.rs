@@ -57,6 +57,8 @@ pub struct Settings {
     pub count_instructions: bool,
     /// Where the kernel's messages go.
     pub log: PathBuf,
+    /// Whether a debugger can be attached, see [`Machine::debugger`].
+    pub debugger: bool,
 }
 
 impl Settings {
@@ -72,6 +74,7 @@ impl Settings {
             append: String::new(),
             count_instructions: false,
             log: log.to_path_buf(),
+            debugger: false,
         }
     }
 }
@@ -85,6 +88,9 @@ const CHANNELS: [(&str, bool); 6] = [
     ("output", false),
     ("errors", false),
 ];
+
+/// The name of the debugger's socket.
+const DEBUGGER: &str = "gdb";
 
 /// A running machine. Dropping it ends it.
 #[derive(Debug)]
@@ -128,6 +134,10 @@ impl Machine {
 
         let complaints = settings.log.with_extension("qemu");
         let mut command = command(settings, folder.path());
+        if settings.debugger {
+            // The user's ^C is for the debugger.
+            command.process_group(0);
+        }
         // SAFETY: The one system call made between fork and exec takes no pointers, and neither
         // allocates nor locks.
         unsafe {
@@ -262,6 +272,25 @@ impl Machine {
         Ok(())
     }
 
+    /// Stops all processors until a debugger, or nobody, lets them go on.
+    ///
+    /// # Errors
+    ///
+    /// When QEMU refuses.
+    pub fn pause(&mut self) -> Result<()> {
+        self.qmp.execute("stop", Value::Null).map(drop)
+    }
+
+    /// The folder of this machine's files, removed with it.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The socket at which QEMU waits for a debugger, if the machine was started with one.
+    pub fn debugger(&self) -> PathBuf {
+        self.folder.path().join(DEBUGGER)
+    }
+
     /// Asks the program inside to end the machine, and waits until it has.
     ///
     /// # Errors
@@ -369,6 +398,10 @@ fn command(settings: &Settings, folder: &Path) -> Command {
     }
     command.args(["-chardev", &format!("socket,id=qmp,path={}", at("qmp"))]);
     command.args(["-mon", "chardev=qmp,mode=control"]);
+    if settings.debugger {
+        let socket = format!("socket,id=gdb,path={},server=on,wait=off", at(DEBUGGER));
+        command.args(["-chardev", &socket, "-gdb", "chardev:gdb"]);
+    }
     command
         .arg("-kernel")
         .arg(&settings.kernel)

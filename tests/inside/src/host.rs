@@ -137,6 +137,23 @@ pub fn load_module() -> Result<()> {
     Ok(())
 }
 
+/// Loads the module and says where its sections are: names and addresses by turns.
+///
+/// # Errors
+///
+/// When it cannot be loaded, or the kernel does not say.
+pub fn module_sections() -> Result<String> {
+    load_module()?;
+    let mut words = String::new();
+    for entry in fs::read_dir("/sys/module/lguest/sections")? {
+        let entry = entry?;
+        let address = fs::read_to_string(entry.path())?;
+        let name = entry.file_name();
+        words.push_str(&format!("{} {} ", name.to_string_lossy(), address.trim()));
+    }
+    Ok(words.trim_end().to_owned())
+}
+
 /// Takes the module out of the kernel.
 ///
 /// # Errors

@@ -71,6 +71,7 @@ fn work() -> Result<()> {
                 });
                 bench.control.say("exit", &status.to_string())?;
             }
+            Some("sections") => bench.control.say("note", &host::module_sections()?)?,
             Some("quit") => return Ok(()),
             _ => bail!("the control channel says {line:?}"),
         }

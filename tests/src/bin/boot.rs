@@ -16,11 +16,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Parser, Subcommand};
 use lguest_tests::artifacts::{self, Artifacts};
-use lguest_tests::cleanup;
 use lguest_tests::control::{Message, Verdict};
 use lguest_tests::hosts::{KINDS, Kind};
 use lguest_tests::machine::{Machine, drain};
 use lguest_tests::terminal::Raw;
+use lguest_tests::{cleanup, debugger};
+use nix::sys::signal::{SigHandler, Signal, signal};
 
 /// How long Linux may take to come up. It is usually there after ten seconds.
 const BOOT: Duration = Duration::from_secs(180);
@@ -52,6 +53,8 @@ enum What {
         #[arg(required = true)]
         names: Vec<String>,
     },
+    /// Attach gdb to a Host that runs a Guest, and stop at the Guest's first exit
+    Gdb,
     /// Print the names of all test cases
     List,
 }
@@ -87,6 +90,7 @@ fn main() -> ExitCode {
     let result = match &options.what {
         What::Run(run) => run_guest(&options, run),
         What::Case { names } => run_cases(&options, names),
+        What::Gdb => debug(),
         What::List => {
             for case in inside::cases::CASES {
                 println!("{:24} {}", case.name, case.about);
@@ -120,6 +124,22 @@ fn start(options: &Options, artifacts: &Artifacts, log: PathBuf) -> Result<(Mach
 /// A name for the log of this run alone.
 fn log_file(what: &str) -> Result<PathBuf> {
     Ok(artifacts::log_directory()?.join(format!("{what}-{}.log", std::process::id())))
+}
+
+/// Runs gdb until the user leaves it; the machine ends with it.
+fn debug() -> Result<i32> {
+    // ^C stops the Host, and gdb is who does that.
+    // SAFETY: No handler is installed, only the one that ignores.
+    unsafe { signal(Signal::SIGINT, SigHandler::SigIgn)? };
+    let (log, console) = (log_file("gdb")?, log_file("gdb-console")?);
+    eprintln!("Linux boots in QEMU; that takes about ten seconds.");
+    let (machine, mut gdb) = debugger::start(&Artifacts::collect()?, &log, &console)?;
+    eprintln!("The Host's log:      {}", log.display());
+    eprintln!("The Guest's console: {}", console.display());
+    eprintln!("`continue` goes on to the next exit; `help lguest` lists what else there is.");
+    let status = gdb.status().context("cannot start gdb")?;
+    drop(machine);
+    Ok(status.code().unwrap_or(3))
 }
 
 /// Runs cases one after another and prints what they say.

@@ -14,7 +14,7 @@ use lguest_tests::cases::Runner;
 use lguest_tests::checks::{cargo_test, command};
 use lguest_tests::hosts::{KINDS, Kind};
 use lguest_tests::report::Report;
-use lguest_tests::{cleanup, errors, figures, fit, prompt, setup};
+use lguest_tests::{cleanup, debugger, errors, figures, fit, prompt, setup};
 
 #[derive(Debug, Parser)]
 #[command(about = "Runs the tests; the last line says how many passed, failed and were skipped")]
@@ -52,6 +52,7 @@ fn suite(options: &Options) -> Result<bool> {
     home(&mut report, options)?;
     host(&mut report, options)?;
     unfit(&mut report, options)?;
+    debugger::test(&mut report)?;
     Ok(report.end())
 }
 
@@ -72,11 +73,12 @@ fn forget_old_logs(directory: &Path) {
 }
 
 /// The sections beside the kinds of Host.
-const OTHERS: [&str; 7] = [
+const OTHERS: [&str; 8] = [
     "tools",
     "book",
     "workspace",
     "prompt",
+    debugger::SECTION,
     errors::SECTION,
     fit::SECTION,
     setup::SECTION,
