@@ -49,6 +49,7 @@ lock: tangle ## after a change of dependencies: write the lock files anew
 	@cp workspace/Cargo.lock book/Cargo.lock
 
 # MODULE_OUT=target/module-debug: built there, and module/ is left as it is.
+# CHECKED=1: a module that compares the Host's state over every trip.
 module: workspace ## build lguest.ko against KDIR, errors at the chapter's line
 	@$(ENV) BITFLAGS_SRC=$$(setup/crate-path bitflags); WORDS=$$(kernel/module-words "$$KDIR" $(MODULE_OUT)); \
 	make -C "$$KDIR" $$WORDS BITFLAGS_SRC="$$BITFLAGS_SRC" modules 2>&1 | $(TANGLE) filter --from module \
