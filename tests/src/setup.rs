@@ -443,6 +443,9 @@ fn refused(&(name, damage, reason, way_out): &Wrong) -> Result<()> {
     let before = listing(&tree.path)?;
     let folder = tempfile::tempdir()?;
     let cache = folder.path().join("cache");
+    // First the script alone: set-up would begin its work if it took the tree.
+    let (text, content) = outcome(script("kernel/check-tree").arg(&tree.path))?;
+    ensure!(!content, "it was taken:\n{text}");
     let mut all = script("setup/all");
     all.env("KDIR", &tree.path).env("LGUEST_CACHE", &cache);
     let (text, content) = outcome(&mut all)?;
