@@ -8,6 +8,7 @@ mod former;
 mod guests;
 mod hostile;
 mod instructions;
+mod nonsense;
 mod requests;
 mod segments;
 mod state;
@@ -274,6 +275,17 @@ pub const CASES: &[Case] = &[
         "what ring 3 can do in a 32-bit segment",
         segments::compatibility,
     ),
+    case(
+        "starts",
+        "a Guest that begins at nonsense",
+        nonsense::starts,
+    ),
+    case(
+        "stacks",
+        "every kind of trap on every kind of stack",
+        nonsense::stacks,
+    ),
+    case("steps", "single steps over everything", nonsense::steps),
     case(
         "evil-tables",
         "page tables made to do harm",
