@@ -16,6 +16,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Parser, Subcommand};
 use lguest_tests::artifacts::{self, Artifacts};
+use lguest_tests::chapters::in_chapters;
 use lguest_tests::control::{Message, Verdict};
 use lguest_tests::hosts::{KINDS, Kind};
 use lguest_tests::machine::{Machine, drain};
@@ -101,7 +102,7 @@ fn main() -> ExitCode {
     match result {
         Ok(status) => ExitCode::from(u8::try_from(status).unwrap_or(u8::MAX)),
         Err(error) => {
-            eprintln!("boot: {error:#}");
+            eprintln!("boot: {}", in_chapters(&format!("{error:#}"), None));
             ExitCode::from(3)
         }
     }
@@ -209,9 +210,9 @@ fn run_guest(options: &Options, run: &Run) -> Result<i32> {
     let finished = result.and_then(|status| talk.finish().map(|()| status));
     drop(raw);
     match &finished {
-        // 3 and 6 tell of trouble in the Host or with it; the rest is the Guest's own affair.
-        Ok(3 | 6) | Err(_) => eprintln!("The Host's log: {}", log.display()),
-        Ok(_) => fs::remove_file(&log).context("cannot remove the log")?,
+        // The Guest switched itself off, or the user left: nobody asks what went wrong.
+        Ok(0 | LEFT) => fs::remove_file(&log).context("cannot remove the log")?,
+        Ok(_) | Err(_) => eprintln!("The Host's log: {}", log.display()),
     }
     finished
 }
@@ -362,7 +363,7 @@ impl Talk {
                 let surplus = self.hidden.len().saturating_sub(HIDDEN);
                 self.hidden.drain(..surplus);
             }
-            Event::Complaint(bytes) => io::stderr().write_all(&bytes)?,
+            Event::Complaint(bytes) => complain(&bytes)?,
         }
         Ok(())
     }
@@ -439,13 +440,19 @@ impl Talk {
         while let Ok(event) = events.recv_timeout(Duration::from_millis(200)) {
             match event {
                 Event::Output(from, bytes) if from == side => print(&bytes)?,
-                Event::Complaint(bytes) => io::stderr().write_all(&bytes)?,
+                Event::Complaint(bytes) => complain(&bytes)?,
                 _ => {}
             }
         }
         let [user, output] = rest;
         print(&drain(&mut if terminal { user } else { output }?)?)
     }
+}
+
+/// Passes on what the Launcher complains of: a Guest's panic at the line of its chapter.
+fn complain(bytes: &[u8]) -> Result<()> {
+    let text = in_chapters(&String::from_utf8_lossy(bytes), None);
+    Ok(io::stderr().write_all(text.as_bytes())?)
 }
 
 /// Prints at once.
