@@ -147,7 +147,7 @@ fn drive(report: &Report, said: &mut String) -> Result<()> {
         gdb.arg("-ex").arg(words);
     }
     let output = Command::new("timeout")
-        .arg("120")
+        .arg("300")
         .arg(gdb.get_program())
         .args(gdb.get_args())
         .current_dir(root())
