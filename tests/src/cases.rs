@@ -76,6 +76,9 @@ impl Runner {
                 let why = place(&why);
                 let log = self.story(report, name, &notes, &why)?;
                 report.fail(&full, &why, &log);
+                if self.kind.kernel.worn_by_failure() {
+                    self.machine = None;
+                }
             }
             Err(error) => {
                 let why = place(&format!("{error:#}"));

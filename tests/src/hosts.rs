@@ -56,6 +56,10 @@ pub enum Kernel {
     Plain,
     /// The same, with the checked build of the module, which watches the Host's state.
     Checked,
+    /// The one of `kernel/debug.config`.
+    Debug,
+    /// The one of `kernel/kasan.config`.
+    Kasan,
 }
 
 /// The first kind: the one that everything else is a change of.
@@ -101,10 +105,42 @@ pub const KINDS: &[Kind] = &[
         one_in: 16,
         ..FIRST
     },
+    Kind {
+        section: "host-debug",
+        about: "a kernel with lockdep, kmemleak, page poisoning and more",
+        append: DEBUG_WORDS,
+        kernel: Kernel::Debug,
+        patience: 8,
+        long: true,
+        facts: &[
+            "five levels",
+            " PTI",
+            "lockdep",
+            "kmemleak",
+            "slab poisoning",
+        ],
+        ..FIRST
+    },
+    Kind {
+        section: "host-kasan",
+        about: "a kernel built by clang with KASAN",
+        append: KASAN_WORDS,
+        kernel: Kernel::Kasan,
+        patience: 8,
+        long: true,
+        facts: &["five levels", "KASAN"],
+        ..FIRST
+    },
 ];
 
 /// Tells the program inside that it must find the checked module; see `cases::state`.
 const CHECKED_WORD: &str = "module=checked";
+
+/// What the debug kernel is told: its nets spread, and the first thing caught is the last. The
+/// emulated CPU is an AMD, which would do without PTI.
+const DEBUG_WORDS: &str = "page_poison=1 debug_pagealloc=on slab_debug=FZP pti=on panic_on_warn=1";
+/// What the KASAN kernel is told.
+const KASAN_WORDS: &str = "kasan.fault=panic panic_on_warn=1";
 
 /// The cases that are part of every sample.
 const ALWAYS: [&str; 4] = ["linux", "hello", "walls", "reload"];
@@ -235,6 +271,8 @@ impl Kernel {
     pub fn image(self) -> Result<PathBuf> {
         match self {
             Self::Plain | Self::Checked => place("BZIMAGE"),
+            Self::Debug => Ok(place("LGUEST_KERNEL_DEBUG")?.join("arch/x86/boot/bzImage")),
+            Self::Kasan => Ok(place("LGUEST_KERNEL_KASAN")?.join("arch/x86/boot/bzImage")),
         }
     }
 
@@ -243,38 +281,62 @@ impl Kernel {
         match self {
             Self::Plain => root().join("module/lguest.ko"),
             Self::Checked => root().join(CHECKED_MODULE).join("lguest.ko"),
+            Self::Debug => root().join(DEBUG_MODULE).join("lguest.ko"),
+            Self::Kasan => root().join(KASAN_MODULE).join("lguest.ko"),
         }
     }
 
     /// Builds the module, if nobody else does.
     fn build(self) -> Result<()> {
-        if self != Self::Checked {
-            return Ok(());
-        }
-        let output = Command::new("make")
-            .current_dir(root())
-            .args(["module", "CHECKED=1"])
-            .arg(format!("MODULE_OUT={CHECKED_MODULE}"))
-            .output()
-            .context("cannot start make")?;
+        let (folder, tree) = match self {
+            Self::Plain => return Ok(()),
+            Self::Checked => (CHECKED_MODULE, None),
+            Self::Debug => (DEBUG_MODULE, Some("LGUEST_KERNEL_DEBUG")),
+            Self::Kasan => (KASAN_MODULE, Some("LGUEST_KERNEL_KASAN")),
+        };
+        let mut make = Command::new("make");
+        make.current_dir(root())
+            .args(["module", &format!("MODULE_OUT={folder}")]);
+        match tree {
+            Some(tree) => make.arg(format!("KDIR={}", place(tree)?.display())),
+            None => make.arg("CHECKED=1"),
+        };
+        let output = make.output().context("cannot start make")?;
         ensure!(
             output.status.success(),
-            "the checked module cannot be built:\n{}{}",
+            "the module for it cannot be built:\n{}{}",
             String::from_utf8_lossy(&output.stdout),
             String::from_utf8_lossy(&output.stderr)
         );
         Ok(())
     }
 
+    /// Whether a case that failed leaves a kernel behind that sees less than before: lockdep, for
+    /// one, reports once and then never again.
+    pub fn worn_by_failure(self) -> bool {
+        matches!(self, Self::Debug | Self::Kasan)
+    }
+
     fn missing(self) -> Option<String> {
-        match self {
-            Self::Plain | Self::Checked => None,
+        if matches!(self, Self::Plain | Self::Checked) {
+            return None;
+        }
+        match self.image() {
+            Ok(image) if image.is_file() => None,
+            Ok(image) => Some(format!(
+                "there is no kernel at {}: `make setup-long` builds it",
+                image.display()
+            )),
+            Err(error) => Some(format!("{error:#}")),
         }
     }
 }
 
 /// Where the checked module is built, so that the ordinary one stays as it is.
 const CHECKED_MODULE: &str = "target/module-checked";
+/// And those for the kernels of the long set.
+const DEBUG_MODULE: &str = "target/module-debug";
+const KASAN_MODULE: &str = "target/module-kasan";
 
 #[cfg(test)]
 mod tests {

@@ -21,6 +21,7 @@ pub use requests::{WITH_LDT, with_ldt};
 use anyhow::{Result, ensure};
 
 use crate::host::{self, Control, KernelLog, Record, WARNING};
+use crate::nets;
 
 /// What a case can work with.
 #[derive(Debug)]
@@ -420,8 +421,8 @@ pub fn find(name: &str) -> Option<&'static Case> {
 }
 
 impl Case {
-    /// Runs it, and looks afterwards whether the module still holds anything, and for warnings of
-    /// the kernel that are not allowed.
+    /// Runs it, and looks afterwards whether the module still holds anything, into the nets of the
+    /// kernel, if it has some, and for warnings that are not allowed.
     pub fn run(&self, bench: &mut Bench) -> Outcome {
         let mut result = (self.body)(bench);
         // A case that failed may have left a Guest, and its own reason is the one to tell.
@@ -433,6 +434,7 @@ impl Case {
         {
             result = host::wait_until_free().and(result);
         }
+        result = result.and_then(|()| nets::look());
         let warnings = bench
             .log
             .new_records()
@@ -441,6 +443,10 @@ impl Case {
             (Err(error), Ok(warnings)) if warnings.is_empty() && error.is::<NotHere>() => {
                 Outcome::Skip(format!("{error}"))
             }
+            (Err(error), Ok(warnings)) if !warnings.is_empty() => Outcome::Fail(format!(
+                "{error:#}\nand the kernel warned:\n{}",
+                warnings.join("\n")
+            )),
             (Err(error), _) => Outcome::Fail(format!("{error:#}")),
             (Ok(()), Err(error)) => Outcome::Fail(format!("{error:#}")),
             (Ok(()), Ok(warnings)) if !warnings.is_empty() => {

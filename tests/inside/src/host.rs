@@ -14,6 +14,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use nix::kmod::{self, DeleteModuleFlags, ModuleInitFlags};
 use nix::mount::{MsFlags, mount};
 
+use crate::nets;
 use crate::protocol::{Injection, escape};
 
 /// Where the module lies.
@@ -77,7 +78,7 @@ pub fn open_port(name: &str) -> Result<File> {
 }
 
 /// What the machine says of itself: `7.3.4 with five levels of page tables, 2 CPUs, no PTI`.
-pub fn facts() -> String {
+pub fn facts(boot: &[Record]) -> String {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     // Linux takes a flag away when it does not use the thing.
     let levels = if has_flag("la57") { "five" } else { "four" };
@@ -85,8 +86,9 @@ pub fn facts() -> String {
     let plural = if cpus == 1 { "" } else { "s" };
     let pti = if has_flag("pti") { "PTI" } else { "no PTI" };
     format!(
-        "{} with {levels} levels of page tables, {cpus} CPU{plural}, {pti}",
-        release.trim()
+        "{} with {levels} levels of page tables, {cpus} CPU{plural}, {pti}{}",
+        release.trim(),
+        nets::facts(boot)
     )
 }
 

@@ -54,7 +54,8 @@ fn work() -> Result<()> {
         boot,
         words: Vec::new(),
     };
-    bench.control.say("ready", &host::facts())?;
+    let facts = host::facts(&bench.boot);
+    bench.control.say("ready", &facts)?;
     while let Some(line) = bench.control.hear()? {
         let mut words = line.split(' ');
         match words.next() {
