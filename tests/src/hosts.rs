@@ -138,7 +138,8 @@ const CHECKED_WORD: &str = "module=checked";
 
 /// What the debug kernel is told: its nets spread, and the first thing caught is the last. The
 /// emulated CPU is an AMD, which would do without PTI.
-const DEBUG_WORDS: &str = "page_poison=1 debug_pagealloc=on slab_debug=FZP pti=on panic_on_warn=1";
+const DEBUG_WORDS: &str = "page_poison=1 debug_pagealloc=on slab_debug=FZP hash_pointers=always \
+    pti=on pci=noacpi panic_on_warn=1";
 /// What the KASAN kernel is told.
 const KASAN_WORDS: &str = "kasan.fault=panic panic_on_warn=1";
 
