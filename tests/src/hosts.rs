@@ -114,6 +114,7 @@ pub const KINDS: &[Kind] = &[
         long: true,
         facts: &[
             "five levels",
+            "2 CPUs",
             " PTI",
             "lockdep",
             "kmemleak",
@@ -128,7 +129,7 @@ pub const KINDS: &[Kind] = &[
         kernel: Kernel::Kasan,
         patience: 8,
         long: true,
-        facts: &["five levels", "KASAN"],
+        facts: &["five levels", "2 CPUs", "KASAN"],
         ..FIRST
     },
 ];
@@ -139,7 +140,7 @@ const CHECKED_WORD: &str = "module=checked";
 /// What the debug kernel is told: its nets spread, and the first thing caught is the last. The
 /// emulated CPU is an AMD, which would do without PTI.
 const DEBUG_WORDS: &str = "page_poison=1 debug_pagealloc=on slab_debug=FZP hash_pointers=always \
-    pti=on pci=noacpi panic_on_warn=1";
+    pti=on panic_on_warn=1";
 /// What the KASAN kernel is told.
 const KASAN_WORDS: &str = "kasan.fault=panic panic_on_warn=1";
 
