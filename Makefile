@@ -16,7 +16,7 @@ TESTS = cargo run --quiet --release --package lguest-tests --bin
 RUN_FLAGS := $(if $(HOST),--host-shell)
 
 .PHONY: help setup setup-long doctor tangle check workspace lock module guest launcher programs \
-	run test test-long gdb bench book serve clean distclean
+	run test test-long test-list gdb bench book serve clean distclean
 
 help: ## this list
 	@echo 'make run [HOST=1] [KDIR=/a/kernel/tree], make test, and:'
@@ -90,6 +90,9 @@ test: setup programs ## the cheap tests and a sample of the others
 
 test-long: setup-long programs ## all tests, under the debug kernels too
 	@$(ENV) $(TESTS) suite -- --long
+
+test-list: setup programs ## the cases in QEMU, all kinds of Host, N=10 times in a row
+	@$(ENV) $(TESTS) suite -- --repeat $(or $(N),10)
 
 bench: setup programs ## measure, and write bench/figures.json
 	@$(ENV) bench/measure

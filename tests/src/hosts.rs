@@ -47,6 +47,8 @@ pub struct Kind {
 pub enum Qemu {
     /// The machine's own.
     Own,
+    /// Version 10 out of the cache, on a machine whose own is older; `setup/qemu.sh` puts it there.
+    Ten,
 }
 
 /// Which Linux a Host is. All of a kind are built the same way: an image, and a module for it.
@@ -132,6 +134,13 @@ pub const KINDS: &[Kind] = &[
         facts: &["five levels", "2 CPUs", "KASAN"],
         ..FIRST
     },
+    Kind {
+        section: "host-qemu10",
+        about: "a newer emulator",
+        qemu: Qemu::Ten,
+        long: true,
+        ..FIRST
+    },
 ];
 
 /// Tells the program inside that it must find the checked module; see `cases::state`.
@@ -171,9 +180,13 @@ impl Kind {
             || sample::chosen(commit, &format!("{}/{case}", self.section), self.one_in)
     }
 
-    /// Why it cannot be tried here, if so.
-    pub fn missing(&self) -> Option<String> {
-        self.qemu.missing().or_else(|| self.kernel.missing())
+    /// Why it cannot be tried here, if so. What can be fetched is fetched.
+    ///
+    /// # Errors
+    ///
+    /// When it should be possible here and is not.
+    pub fn missing(&self) -> Result<Option<String>> {
+        Ok(self.qemu.missing()?.or_else(|| self.kernel.missing()))
     }
 
     /// The module that is loaded on it.
@@ -234,6 +247,7 @@ impl Qemu {
     pub fn program(self) -> Result<PathBuf> {
         match self {
             Self::Own => Ok("qemu-system-x86_64".into()),
+            Self::Ten => Ok(place("LGUEST_CACHE")?.join("qemu-10/run")),
         }
     }
 
@@ -257,10 +271,29 @@ impl Qemu {
             .to_owned())
     }
 
-    fn missing(self) -> Option<String> {
-        match self {
-            Self::Own => None,
+    /// Why it cannot be had, if so; fetches it if need be.
+    fn missing(self) -> Result<Option<String>> {
+        if self == Self::Own {
+            return Ok(None);
         }
+        let own = Self::Own.version()?;
+        let major = own.split('.').next().and_then(|word| word.parse().ok());
+        if major.is_some_and(|major: u32| major >= 10) {
+            return Ok(Some(format!(
+                "the machine's own QEMU is {own}, and every other kind has been tried with that"
+            )));
+        }
+        let system = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
+        if !system.contains("VERSION_CODENAME=bookworm") {
+            return Ok(Some(format!(
+                "the machine's own QEMU is {own}, and there is a newer one for Debian 12 only"
+            )));
+        }
+        let script = root().join("setup/qemu.sh");
+        let status = Command::new(&script).arg("build").status();
+        let status = status.with_context(|| format!("cannot start {}", script.display()))?;
+        ensure!(status.success(), "QEMU 10 could not be fetched; see above");
+        Ok(None)
     }
 }
 

@@ -116,6 +116,11 @@ impl Report {
         Ok(path)
     }
 
+    /// The counts so far.
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
     /// Lists what failed and prints the line with the counts, the last of all. Gives whether all
     /// is well.
     pub fn end(self) -> bool {

@@ -111,7 +111,7 @@ fn main() -> ExitCode {
 /// Starts the machine and waits until it is up.
 fn start(options: &Options, artifacts: &Artifacts, log: PathBuf) -> Result<(Machine, String)> {
     cleanup::watch_signals()?;
-    if let Some(why) = options.host.missing() {
+    if let Some(why) = options.host.missing()? {
         bail!("{}: {why}", options.host.section);
     }
     let mut settings = options.host.settings(artifacts)?;

@@ -5,6 +5,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::{Command, ExitCode};
+use std::time::Instant;
 
 use anyhow::Result;
 use clap::Parser;
@@ -22,6 +23,10 @@ struct Options {
     /// Run everything, not only a sample of what takes long
     #[arg(long)]
     long: bool,
+    /// Run the cases in QEMU, all of them on every kind of Host, so many times in a row, up to the
+    /// first failure; nothing else
+    #[arg(long, value_name = "TIMES")]
+    repeat: Option<u32>,
     /// Run only what has this in its name; names are section/test
     filter: Option<String>,
 }
@@ -44,6 +49,10 @@ fn suite(options: &Options) -> Result<bool> {
     let directory = artifacts::log_directory()?;
     forget_old_logs(&directory);
     let mut report = Report::new(directory, options.filter.clone());
+    if let Some(times) = options.repeat {
+        repeat(&mut report, options, times)?;
+        return Ok(report.end());
+    }
     tools(&mut report)?;
     let all = options.long || options.filter.is_some();
     setup::run(&mut report, &artifacts::commit(), all)?;
@@ -220,13 +229,36 @@ fn host(report: &mut Report, options: &Options) -> Result<()> {
     let artifacts = Artifacts::collect()?.with_test_guests()?;
     for (kind, names) in plan {
         let sampled = options.filter.is_none().then_some(commit.as_str());
-        let mut runner = Runner::new(&artifacts, kind)?;
-        runner.long = options.long;
-        on(report, runner, kind, &names, sampled)?;
+        on(report, &artifacts, kind, &names, (sampled, options.long))?;
     }
     report.section("prompt: what a user sees");
     for test in prompts {
         test.run(report)?;
+    }
+    Ok(())
+}
+
+/// The list of cases on every kind of Host, so many times, or up to the first round in which
+/// something fails.
+fn repeat(report: &mut Report, options: &Options, times: u32) -> Result<()> {
+    let artifacts = Artifacts::collect()?.with_test_guests()?;
+    for round in 1..=times {
+        let begun = Instant::now();
+        for kind in KINDS.iter().filter(|kind| options.long || !kind.long) {
+            let names = CASES.iter().map(|case| case.name);
+            let wanted: Vec<_> = names
+                .filter(|name| kind.takes(name) && report.wants(kind.section, name))
+                .collect();
+            if !wanted.is_empty() {
+                on(report, &artifacts, kind, &wanted, (None, options.long))?;
+            }
+        }
+        let seconds = begun.elapsed().as_secs();
+        let counts = report.counts();
+        println!("\nround {round} of {times}: {counts} so far, {seconds} s");
+        if counts.failed > 0 {
+            break;
+        }
     }
     Ok(())
 }
@@ -248,19 +280,30 @@ fn wanted(report: &Report, options: &Options, kind: &Kind, commit: &str) -> Vec<
         .collect()
 }
 
-/// Runs cases on one kind of Host; `sampled` by a commit if they may be a sample.
+/// Runs cases on one kind of Host; `sampled` by a commit if they may be a sample; `long` if each
+/// may take longer than usual.
 fn on(
     report: &mut Report,
-    mut runner: Runner,
+    artifacts: &Artifacts,
     kind: &'static Kind,
     names: &[&str],
-    sampled: Option<&str>,
+    (sampled, long): (Option<&str>, bool),
 ) -> Result<()> {
     let Kind { section, about, .. } = kind;
-    if let Some(why) = kind.missing() {
-        report.section(&format!("{section}: {about}"));
-        report.skip(section, &why);
-        return Ok(());
+    match kind.missing() {
+        Ok(None) => {}
+        Ok(Some(why)) => {
+            report.section(&format!("{section}: {about}"));
+            report.skip(section, &why);
+            return Ok(());
+        }
+        Err(error) => {
+            report.section(&format!("{section}: {about}"));
+            let why = format!("{error:#}");
+            let log = report.keep(section, "set-up", why.as_bytes())?;
+            report.fail(section, &why, &log);
+            return Ok(());
+        }
     }
     let version = kind.qemu.version()?;
     report.section(&format!("{section}: {about}; QEMU {version}"));
@@ -272,6 +315,8 @@ fn on(
         )),
         _ => {}
     }
+    let mut runner = Runner::new(artifacts, kind)?;
+    runner.long = long;
     for name in names {
         runner.run(report, name)?;
     }
