@@ -154,6 +154,8 @@ pub struct Artifacts {
     pub guests: Vec<(String, PathBuf)>,
     /// A static busybox, for a shell.
     pub busybox: Option<PathBuf>,
+    /// More modules of the kernel's, for `/lib`.
+    pub modules: Vec<PathBuf>,
 }
 
 impl Artifacts {
@@ -180,6 +182,7 @@ impl Artifacts {
                 .into_iter()
                 .collect(),
             busybox: existing(busybox),
+            modules: Vec::new(),
         })
     }
 
@@ -191,6 +194,28 @@ impl Artifacts {
     pub fn with_test_guests(mut self) -> Result<Self> {
         let probe = build_test_guests()?.join("probe");
         self.guests.push(("probe".to_owned(), probe));
+        Ok(self)
+    }
+
+    /// Adds KVM, out of the tree that the kernel was built in.
+    ///
+    /// # Errors
+    ///
+    /// When a module of it was not built there.
+    pub fn with_kvm(mut self) -> Result<Self> {
+        let tree = place("KDIR")?;
+        for name in inside::kvm::MODULES {
+            let places = ["virt/lib", "arch/x86/kvm"];
+            let mut paths = places.iter().map(|place| tree.join(place).join(name));
+            let found = paths.find(|path| path.is_file());
+            let path = found.with_context(|| {
+                format!(
+                    "{} has no {name}: build it with CONFIG_KVM=m and CONFIG_KVM_AMD=m",
+                    tree.display()
+                )
+            })?;
+            self.modules.push(path);
+        }
         Ok(self)
     }
 
@@ -230,6 +255,10 @@ impl Artifacts {
         }
         if let Some(launcher) = &self.launcher {
             archive.copy("bin/lguest", launcher)?;
+        }
+        for path in &self.modules {
+            let name = path.file_name().context("a module without a name")?;
+            archive.copy(&format!("lib/{}", name.to_string_lossy()), path)?;
         }
         for (name, path) in &self.guests {
             archive.copy(&format!("guests/{name}"), path)?;

@@ -17,6 +17,7 @@ pub mod debugger;
 pub mod errors;
 pub mod figures;
 pub mod fit;
+pub mod gdb;
 pub mod hosts;
 
 pub mod initramfs;
@@ -27,3 +28,4 @@ pub mod report;
 pub mod sample;
 pub mod setup;
 pub mod terminal;
+pub mod trip;

@@ -8,6 +8,7 @@ mod former;
 mod guests;
 mod hostile;
 mod instructions;
+mod measures;
 mod nonsense;
 mod requests;
 mod segments;
@@ -432,9 +433,29 @@ pub const REFUSED: &[Case] = &[case(
     fit::refused,
 )];
 
+/// What the bench has measured; not tests, so not run as such.
+pub const MEASURES: &[Case] = &[
+    case(
+        "round-trip",
+        "the least instructions of a hypercall",
+        measures::round_trip,
+    ),
+    case(
+        "kvm-round-trip",
+        "the least instructions of KVM's vmmcall",
+        measures::kvm_round_trip,
+    ),
+    case(
+        "symbols",
+        "where the module's functions are",
+        measures::symbols,
+    ),
+];
+
 /// The case of that name.
 pub fn find(name: &str) -> Option<&'static Case> {
-    CASES.iter().chain(REFUSED).find(|case| case.name == name)
+    let mut all = CASES.iter().chain(REFUSED).chain(MEASURES);
+    all.find(|case| case.name == name)
 }
 
 impl Case {
@@ -513,13 +534,13 @@ mod tests {
 
     #[test]
     fn names_are_unique_and_of_one_form() {
-        let all = CASES.iter().chain(REFUSED);
+        let all = CASES.iter().chain(REFUSED).chain(MEASURES);
         let mut names: Vec<_> = all.map(|case| case.name).collect();
         let letters = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
         assert!(names.iter().all(|name| name.chars().all(letters)));
         names.sort_unstable();
         names.dedup();
-        assert_eq!(names.len(), CASES.len() + REFUSED.len());
+        assert_eq!(names.len(), CASES.len() + REFUSED.len() + MEASURES.len());
     }
 
     #[test]

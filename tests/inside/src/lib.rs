@@ -11,6 +11,7 @@ pub mod cases;
 pub mod device;
 pub mod guest;
 pub mod host;
+pub mod kvm;
 pub mod nets;
 pub mod protocol;
 pub mod random;

@@ -15,7 +15,7 @@ use lguest_tests::cases::Runner;
 use lguest_tests::checks::{cargo_test, command};
 use lguest_tests::hosts::{KINDS, Kind};
 use lguest_tests::report::Report;
-use lguest_tests::{cleanup, debugger, errors, figures, fit, prompt, setup};
+use lguest_tests::{cleanup, debugger, errors, figures, fit, prompt, setup, trip};
 
 #[derive(Debug, Parser)]
 #[command(about = "Runs the tests; the last line says how many passed, failed and were skipped")]
@@ -62,6 +62,7 @@ fn suite(options: &Options) -> Result<bool> {
     host(&mut report, options)?;
     unfit(&mut report, options)?;
     debugger::test(&mut report)?;
+    round_trip(&mut report)?;
     Ok(report.end())
 }
 
@@ -82,7 +83,7 @@ fn forget_old_logs(directory: &Path) {
 }
 
 /// The sections beside the kinds of Host.
-const OTHERS: [&str; 8] = [
+const OTHERS: [&str; 9] = [
     "tools",
     "book",
     "workspace",
@@ -91,6 +92,7 @@ const OTHERS: [&str; 8] = [
     errors::SECTION,
     fit::SECTION,
     setup::SECTION,
+    trip::SECTION,
 ];
 
 /// A cargo command in a directory of the checkout, free of settings meant for other builds.
@@ -358,6 +360,20 @@ fn unfit(report: &mut Report, options: &Options) -> Result<()> {
     let artifacts = Artifacts::collect()?;
     for machine in machines {
         machine.test(report, &artifacts)?;
+    }
+    Ok(())
+}
+
+/// What a hypercall costs.
+fn round_trip(report: &mut Report) -> Result<()> {
+    let tests = trip::TESTS;
+    let tests = tests.map(|(name, body)| (report.wants(trip::SECTION, name), name, body));
+    if !tests.iter().any(|(wanted, ..)| *wanted) {
+        return Ok(());
+    }
+    report.section("trip: what a hypercall costs, and what it loads");
+    for (_, name, body) in tests.into_iter().filter(|(wanted, ..)| *wanted) {
+        trip::test(report, name, body)?;
     }
     Ok(())
 }

@@ -1,0 +1,501 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! One hypercall, from the Guest to the Host and back, counted and looked at.
+//!
+//! [`count`] has it counted by the machine itself, whose TSC ticks once per instruction, and KVM's
+//! in the same boot. [`follow`] goes through it with a debugger, one instruction at a time, and
+//! gives all of them. The two must agree.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use iced_x86::{Code, Decoder, DecoderOptions, Formatter, GasFormatter, Instruction, Mnemonic};
+use iced_x86::{OpKind, Register};
+use object::{Object, ObjectSegment};
+
+use crate::artifacts::{self, Artifacts};
+use crate::control::{Message, Verdict};
+use crate::gdb::Debugger;
+use crate::machine::{Machine, Settings};
+use crate::report::Report;
+
+/// How long Linux may take to come up in a machine that counts.
+const BOOT: Duration = Duration::from_secs(600);
+/// How long anything else may take.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// What a hypercall may cost, in instructions.
+pub const AT_MOST: u64 = 300;
+/// How many times as much it must cost under KVM.
+pub const TIMES_KVM: u64 = 8;
+/// How often a trip loads CR3, and how often CR4: the Guest's and the Host's.
+pub const LOADS: usize = 2;
+
+/// The tests' section.
+pub const SECTION: &str = "trip";
+/// Its tests.
+pub const TESTS: [(&str, Test); 2] = [("counted", counted), ("followed", followed)];
+type Test = fn() -> Result<String>;
+
+/// Runs one of them and reports it.
+///
+/// # Errors
+///
+/// When the report cannot be kept.
+pub fn test(report: &mut Report, name: &str, body: Test) -> Result<()> {
+    let begun = Instant::now();
+    let full = format!("{SECTION}/{name}");
+    match body() {
+        Ok(said) => {
+            report.remark(&said);
+            report.pass(&format!("{full} ({:.1} s)", begun.elapsed().as_secs_f32()));
+        }
+        Err(error) => {
+            let why = format!("{error:#}");
+            let log = report.keep(SECTION, name, why.as_bytes())?;
+            report.fail(&full, &why, &log);
+        }
+    }
+    Ok(())
+}
+
+/// The goals for what the machine counts.
+fn counted() -> Result<String> {
+    let Counted { lguest, kvm } = count()?;
+    let said = format!("{lguest} instructions under lguest, {kvm} under KVM");
+    ensure!(
+        lguest <= AT_MOST && lguest * TIMES_KVM <= kvm,
+        "{said}: it has to be at most {AT_MOST}, and KVM's {TIMES_KVM} times as many"
+    );
+    Ok(said)
+}
+
+/// The goals for what is loaded. Ten trips are enough to see that they are all the same.
+fn followed() -> Result<String> {
+    let steps = follow(10)?;
+    for register in ["CR3", "CR4"] {
+        let loads = loads_of(&steps, register);
+        ensure!(
+            loads == LOADS,
+            "a trip loads {register} {loads} times, not {LOADS} times:\n{}",
+            tell(&steps)
+        );
+    }
+    Ok(format!(
+        "{} instructions, of which {LOADS} load CR3 and {LOADS} load CR4",
+        steps.len()
+    ))
+}
+
+/// Round trips in instructions, the least that was seen, all in one boot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counted {
+    /// Of a hypercall under lguest.
+    pub lguest: u64,
+    /// Of one under KVM.
+    pub kvm: u64,
+}
+
+/// Has both counted.
+///
+/// # Errors
+///
+/// When something that is needed is not built, or a case fails.
+pub fn count() -> Result<Counted> {
+    let artifacts = Artifacts::collect()?.with_test_guests()?.with_kvm()?;
+    artifacts.complete()?;
+    let log = artifacts::log_directory()?.join("bench-round-trip.log");
+    let mut settings = Settings::new(&artifacts.kernel, artifacts.pack()?, &log);
+    settings.count_instructions = true;
+    let mut machine = Machine::start(&settings)?;
+    machine.wait_until_ready(BOOT)?;
+    let mut least = |case: &str, words: &str| -> Result<u64> {
+        let notes = run(&mut machine, case)?;
+        let mut numbers = notes.iter().filter_map(|note| note.strip_prefix(words));
+        Ok(numbers.next().context("it does not say")?.parse()?)
+    };
+    let lguest = least("round-trip", "good: round trip ")?;
+    let kvm = least("kvm-round-trip", "good: vmmcall round trip ")?;
+    machine.quit(Duration::from_secs(60))?;
+    Ok(Counted { lguest, kvm })
+}
+
+/// Runs a case and gives its notes.
+fn run(machine: &mut Machine, case: &str) -> Result<Vec<String>> {
+    machine.tell(&format!("case {case}"))?;
+    let mut notes = Vec::new();
+    loop {
+        match machine.hear(PATIENCE)? {
+            Message::Start(_) => {}
+            Message::Note(text) => notes.push(text),
+            Message::End(Verdict::Pass, _) => return Ok(notes),
+            other => bail!("the case {case} ended with {other:?}"),
+        }
+    }
+}
+
+/// One instruction of a trip.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// Where it is.
+    pub address: u64,
+    /// The part of the round trip it belongs to: the Guest, a half of the Switcher, or a function
+    /// of the run loop.
+    pub part: String,
+    /// What it is, as `objdump` would show it.
+    pub text: String,
+    /// What it loads, if that is something that a world switch has to load.
+    pub loads: Option<&'static str>,
+}
+
+/// The bytes of the Guest's five instructions, up to the second reading of the TSC.
+const CALL: [u8; 13] = [
+    0x0f, 0x31, 0x89, 0xc6, 0xb8, 0, 0, 0, 0, 0xcd, 0x1f, 0x0f, 0x31,
+];
+
+/// Goes through `trips` trips. All must be the same, instruction by instruction; gives the one.
+///
+/// # Errors
+///
+/// When they are not, or something that is needed is not built.
+pub fn follow(trips: usize) -> Result<Vec<Step>> {
+    let artifacts = Artifacts::collect()?.with_test_guests()?;
+    artifacts.complete()?;
+    let probe = artifacts.guests.iter().find(|(name, _)| name == "probe");
+    let (_, probe) = probe.context("no test Guest")?;
+    let first = place(&fs::read(probe)?)?;
+    let last = first + (CALL.len() - 2) as u64;
+
+    let log = artifacts::log_directory()?.join("bench-follow.log");
+    let mut settings = Settings::new(&artifacts.kernel, artifacts.pack()?, &log);
+    settings.cpus = 1;
+    settings.debugger = true;
+    let mut machine = Machine::start(&settings)?;
+    machine.wait_until_ready(BOOT)?;
+    let symbols = Symbols::parse(&run(&mut machine, "symbols")?)?;
+    let mut debugger = Debugger::connect(&machine.debugger())?;
+    debugger.patience(PATIENCE)?;
+    debugger.breakpoint(first, true)?;
+    debugger.run()?;
+    machine.tell("case round-trip")?;
+    debugger.stopped()?;
+    debugger.breakpoint(first, false)?;
+
+    let mut code = BTreeMap::new();
+    let mut seen: Option<Vec<u64>> = None;
+    for trip in 0..trips {
+        let path = walk(&mut debugger, &mut code, first, last)?;
+        match &seen {
+            Some(before) => ensure!(
+                *before == path,
+                "trip {trip} took {} instructions, those before it {}",
+                path.len(),
+                before.len()
+            ),
+            None => seen = Some(path),
+        }
+        walk(&mut debugger, &mut code, last, first)?;
+    }
+    let path = seen.context("no trips")?;
+    let parts = symbols.parts(&path, first..=last)?;
+    let step = |address: &u64| {
+        let mut text = String::new();
+        GasFormatter::new().format(&code[address], &mut text);
+        Step {
+            address: *address,
+            part: parts[address].clone(),
+            text,
+            loads: loads(&code[address]),
+        }
+    };
+    Ok(path.iter().map(step).collect())
+}
+
+/// Steps from one address to another; gives the addresses of what was executed.
+fn walk(
+    debugger: &mut Debugger,
+    code: &mut BTreeMap<u64, Instruction>,
+    from: u64,
+    to: u64,
+) -> Result<Vec<u64>> {
+    let mut path = Vec::new();
+    let mut at = debugger.rip()?;
+    ensure!(at == from, "the machine is at {at:#x}, not at {from:#x}");
+    while at != to {
+        if let std::collections::btree_map::Entry::Vacant(entry) = code.entry(at) {
+            let bytes = debugger.memory(at, 15)?;
+            entry.insert(Decoder::with_ip(64, &bytes, at, DecoderOptions::NONE).decode());
+        }
+        path.push(at);
+        ensure!(
+            path.len() < 100_000,
+            "no end after {} instructions",
+            path.len()
+        );
+        debugger.step()?;
+        at = debugger.rip()?;
+    }
+    Ok(path)
+}
+
+/// Where the Guest makes the call that is measured.
+fn place(elf: &[u8]) -> Result<u64> {
+    let file = object::File::parse(elf)?;
+    let mut places = Vec::new();
+    for segment in file.segments() {
+        let bytes = segment.data()?;
+        let found = bytes.windows(CALL.len()).enumerate();
+        let found = found.filter(|(_, window)| *window == CALL);
+        places.extend(found.map(|(offset, _)| segment.address() + offset as u64));
+    }
+    match places[..] {
+        [place] => Ok(place),
+        _ => bail!("the test Guest makes the call at {} places", places.len()),
+    }
+}
+
+/// What an instruction loads of what a world switch has to load.
+fn loads(instruction: &Instruction) -> Option<&'static str> {
+    let register = |register| {
+        instruction.op0_kind() == OpKind::Register && instruction.op0_register() == register
+    };
+    Some(match instruction.mnemonic() {
+        Mnemonic::Mov if register(Register::CR0) => "CR0",
+        Mnemonic::Mov if register(Register::CR3) => "CR3",
+        Mnemonic::Mov if register(Register::CR4) => "CR4",
+        Mnemonic::Clts => "CR0",
+        Mnemonic::Mov if register(Register::DR7) => "DR7",
+        Mnemonic::Mov if register(Register::SS) => "SS",
+        Mnemonic::Mov if register(Register::DS) => "DS",
+        Mnemonic::Mov if register(Register::ES) => "ES",
+        Mnemonic::Mov if register(Register::FS) => "FS",
+        Mnemonic::Mov if register(Register::GS) => "GS",
+        Mnemonic::Wrmsr => "an MSR",
+        Mnemonic::Ltr => "the task register",
+        Mnemonic::Lldt => "the LDT",
+        Mnemonic::Lgdt => "the GDT",
+        Mnemonic::Lidt => "the IDT",
+        Mnemonic::Wrfsbase => "FS base",
+        Mnemonic::Wrgsbase => "GS base",
+        Mnemonic::Int => "a gate",
+        Mnemonic::Iret | Mnemonic::Iretd | Mnemonic::Iretq => "a frame (iretq)",
+        _ if matches!(instruction.code(), Code::Invlpg_m | Code::Invpcid_r64_m128) => {
+            "a TLB entry away"
+        }
+        _ => return None,
+    })
+}
+
+/// How often a trip loads one thing.
+pub fn loads_of(steps: &[Step], what: &str) -> usize {
+    histogram(steps).get(what).copied().unwrap_or_default()
+}
+
+/// All of it for a reader: every instruction, then the sums.
+pub fn tell(steps: &[Step]) -> String {
+    let mut text = String::new();
+    for step in steps {
+        text.push_str(&format!(
+            "{:x} {:20} {}\n",
+            step.address, step.part, step.text
+        ));
+    }
+    for (what, count) in histogram(steps) {
+        text.push_str(&format!("{count:4} loads of {what}\n"));
+    }
+    for (part, count) in by_part(steps) {
+        text.push_str(&format!("{count:4} instructions in {part}\n"));
+    }
+    text
+}
+
+/// How often each thing is loaded in a trip.
+pub fn histogram(steps: &[Step]) -> BTreeMap<&'static str, usize> {
+    let mut counts = BTreeMap::new();
+    for loads in steps.iter().filter_map(|step| step.loads) {
+        *counts.entry(loads).or_default() += 1;
+    }
+    counts
+}
+
+/// How many instructions of a trip are in each part, in the order in which they come up.
+pub fn by_part(steps: &[Step]) -> Vec<(String, usize)> {
+    let mut counts: Vec<(String, usize)> = Vec::new();
+    for step in steps {
+        match counts.iter_mut().find(|(name, _)| *name == step.part) {
+            Some((_, count)) => *count += 1,
+            None => counts.push((step.part.clone(), 1)),
+        }
+    }
+    counts
+}
+
+/// Where the module and its labels are, and which function each instruction belongs to.
+#[derive(Debug)]
+struct Symbols {
+    /// Where its code begins.
+    base: u64,
+    labels: BTreeMap<String, u64>,
+}
+
+impl Symbols {
+    /// Out of lines of `/proc/kallsyms` (address, kind, name, module) and one with the base.
+    fn parse(lines: &[String]) -> Result<Self> {
+        let mut labels = BTreeMap::new();
+        let mut base = None;
+        for line in lines {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            match words[..] {
+                ["base", address] => base = Some(number(address)?),
+                [address, _, name, _] => drop(labels.insert(name.to_owned(), number(address)?)),
+                _ => bail!("a symbol reads {line:?}"),
+            }
+        }
+        let base = base.context("nobody says where the module is")?;
+        Ok(Self { base, labels })
+    }
+
+    fn label(&self, name: &str) -> Result<u64> {
+        let address = self.labels.get(name).copied();
+        address.with_context(|| format!("the module has no label {name}"))
+    }
+
+    /// The part of the round trip that each address belongs to.
+    fn parts(&self, addresses: &[u64], call: std::ops::RangeInclusive<u64>) -> Result<Parts> {
+        let text = self.label("switcher_start")?..self.label("switcher_end")?;
+        let out = self.label("trap_without_code")?;
+        let module: Vec<u64> = addresses
+            .iter()
+            .copied()
+            .filter(|at| (self.base..text.start).contains(at))
+            .collect();
+        let frames = inlined(&module, self.base)?;
+        let part = |at: &u64| {
+            let name = match at {
+                at if call.contains(at) => "the Guest",
+                at if text.contains(at) && *at >= out => "the Switcher, out",
+                at if text.contains(at) => "the Switcher, in",
+                at => match frames.get(at) {
+                    Some(frames) => stage(frames),
+                    None => "Linux",
+                },
+            };
+            (*at, name.to_owned())
+        };
+        Ok(addresses.iter().map(part).collect())
+    }
+}
+
+/// The part of the round trip by address.
+type Parts = BTreeMap<u64, String>;
+
+fn number(text: &str) -> Result<u64> {
+    u64::from_str_radix(text.trim_start_matches("0x"), 16).with_context(|| format!("{text:?}"))
+}
+
+/// The functions that an instruction belongs to, innermost first: those that the compiler has put
+/// into others as well. The module's line tables know them.
+fn inlined(addresses: &[u64], base: u64) -> Result<BTreeMap<u64, Vec<String>>> {
+    let module = artifacts::root().join("module/lguest.ko");
+    let mut command = Command::new("addr2line");
+    command
+        .args(["-a", "-i", "-f", "-C", "-j", ".text", "-e"])
+        .arg(module);
+    command.args(addresses.iter().map(|at| format!("{:#x}", at - base)));
+    let output = command.output().context("cannot start addr2line")?;
+    ensure!(output.status.success(), "addr2line: {}", output.status);
+    let mut frames = BTreeMap::new();
+    let mut of = None;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        if line.starts_with("0x") {
+            of = Some(number(line)? + base);
+            continue;
+        }
+        let all: &mut Vec<String> = frames.entry(of.context("no address")?).or_default();
+        all.push(short(line).to_owned());
+        lines.next();
+    }
+    Ok(frames)
+}
+
+/// A function's own name, out of one with its path and its parameters.
+fn short(name: &str) -> &str {
+    let name = match name.rsplit_once(">::") {
+        Some((_, name)) => name,
+        None => name.split('<').next().unwrap_or(name),
+    };
+    name.rsplit("::").next().unwrap_or(name)
+}
+
+/// The step of the run loop that an instruction belongs to.
+fn stage(frames: &[String]) -> &str {
+    let mut outer = frames
+        .iter()
+        .rev()
+        .map(String::as_str)
+        // What the compiler cannot place it gives to the function that all others are in.
+        .filter(|name| *name != "read_iter")
+        .skip_while(|name| matches!(*name, "run_guest" | "run_once"));
+    let first = outer.next();
+    first.unwrap_or("run_guest, run_once")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decode(bytes: &[u8]) -> Option<&'static str> {
+        loads(&Decoder::with_ip(64, bytes, 0, DecoderOptions::NONE).decode())
+    }
+
+    #[test]
+    fn a_load_is_told_from_a_look() {
+        assert_eq!(decode(&[0x0f, 0x22, 0xd8]), Some("CR3"));
+        assert_eq!(decode(&[0x0f, 0x20, 0xd8]), None);
+        assert_eq!(decode(&[0x0f, 0x22, 0xe0]), Some("CR4"));
+        assert_eq!(decode(&[0x0f, 0x06]), Some("CR0"));
+        assert_eq!(decode(&[0x0f, 0x30]), Some("an MSR"));
+        assert_eq!(decode(&[0x0f, 0x32]), None);
+        assert_eq!(decode(&[0x0f, 0x00, 0xd8]), Some("the task register"));
+        assert_eq!(decode(&[0x48, 0xcf]), Some("a frame (iretq)"));
+        assert_eq!(decode(&[0x0f, 0x01, 0x3f]), Some("a TLB entry away"));
+        assert_eq!(decode(&[0x90]), None);
+    }
+
+    #[test]
+    fn the_call_is_found_once_or_not_at_all() {
+        assert!(place(b"not an ELF file").is_err());
+    }
+
+    #[test]
+    fn names_are_shortened() {
+        assert_eq!(short("lguest_main::run_loop::copy_in"), "copy_in");
+        assert_eq!(short("core::ptr::drop_in_place<a::b::C>"), "drop_in_place");
+        assert_eq!(short("<a::B as c::D<e>>::index"), "index");
+        assert_eq!(short("switch_to_guest"), "switch_to_guest");
+    }
+
+    #[test]
+    fn a_step_is_the_outermost_function_in_the_loop() {
+        let frames = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
+        let deep = frames(&[
+            "wrmsr",
+            "run_guest_once",
+            "run_once",
+            "run_guest",
+            "read_iter",
+        ]);
+        assert_eq!(stage(&deep), "run_guest_once");
+        let lost = frames(&["read_iter", "do_hypercalls", "run_guest", "read_iter"]);
+        assert_eq!(stage(&lost), "do_hypercalls");
+        assert_eq!(
+            stage(&frames(&["run_guest", "read_iter"])),
+            "run_guest, run_once"
+        );
+    }
+}
