@@ -2,9 +2,10 @@
 
 //! What a debug kernel has spread under a case, and what is caught in it.
 //!
-//! Most of what such a kernel finds it says by itself, as a warning or a panic. Two things must be
-//! asked for: kmemleak looks for lost memory only when it is told to, and lockdep, once it has
-//! found something, is off for good.
+//! Most of what such a kernel finds it says by itself, as a warning or a panic. Three things must be
+//! asked for: kmemleak looks for lost memory only when it is told to, the pattern in freed memory
+//! is otherwise looked at only when that memory is given out again, and lockdep, once it has found
+//! something, is off for good.
 
 use std::fs;
 use std::path::Path;
@@ -19,8 +20,8 @@ use crate::host::Record;
 const KMEMLEAK: &str = "/sys/kernel/debug/kmemleak";
 /// Says among other things whether lockdep is still on.
 const LOCKDEP: &str = "/proc/lockdep_stats";
-/// Whether slabs are filled when they are freed; any cache of kmalloc's will do.
-const POISON: &str = "/sys/kernel/slab/kmalloc-64/poison";
+/// The caches of kmalloc among others: files that say how each is checked, and have it checked.
+const SLABS: &str = "/sys/kernel/slab";
 
 /// kmemleak reports nothing younger than five seconds, which may still be on its way to its place.
 const YOUNG: Duration = Duration::from_millis(5500);
@@ -36,10 +37,7 @@ pub fn facts(boot: &[Record]) -> String {
     };
     net("lockdep", lockdep_is_on().unwrap_or(false));
     net("kmemleak", Path::new(KMEMLEAK).exists());
-    net(
-        "slab poisoning",
-        fs::read_to_string(POISON).is_ok_and(|text| text.trim() == "1"),
-    );
+    net("slab poisoning", slabs_are_poisoned());
     let kasan = |record: &Record| record.text.contains("KernelAddressSanitizer initialized");
     net("KASAN", boot.iter().any(kasan));
     text
@@ -53,6 +51,9 @@ pub fn facts(boot: &[Record]) -> String {
 pub fn look() -> Result<()> {
     if Path::new(LOCKDEP).exists() && !lockdep_is_on()? {
         bail!("lockdep has turned itself off: what it found is in the kernel's log");
+    }
+    if slabs_are_poisoned() {
+        check_slabs()?;
     }
     if Path::new(KMEMLEAK).exists() {
         let lost = lost_memory()?;
@@ -70,6 +71,25 @@ fn lockdep_is_on() -> Result<bool> {
         .lines()
         .find_map(|line| line.trim().strip_prefix("debug_locks:"));
     Ok(on.context("no debug_locks in lockdep_stats")?.trim() == "1")
+}
+
+/// Whether what kmalloc gives is filled when it is freed.
+fn slabs_are_poisoned() -> bool {
+    let poison = Path::new(SLABS).join("kmalloc-64/poison");
+    fs::read_to_string(poison).is_ok_and(|text| text.trim() == "1")
+}
+
+/// Has the pattern in all free memory of kmalloc's looked at, and the red zones round what is in
+/// use. What is wrong goes into the kernel's log, as errors.
+fn check_slabs() -> Result<()> {
+    for cache in fs::read_dir(SLABS)? {
+        let cache = cache?;
+        if cache.file_name().to_string_lossy().starts_with("kmalloc") {
+            fs::write(cache.path().join("validate"), "1")
+                .with_context(|| format!("cannot check {}", cache.path().display()))?;
+        }
+    }
+    Ok(())
 }
 
 /// What kmemleak lists now.
