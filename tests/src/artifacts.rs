@@ -204,18 +204,7 @@ impl Artifacts {
     /// When a module of it was not built there.
     pub fn with_kvm(mut self) -> Result<Self> {
         let tree = place("KDIR")?;
-        for name in inside::kvm::MODULES {
-            let places = ["virt/lib", "arch/x86/kvm"];
-            let mut paths = places.iter().map(|place| tree.join(place).join(name));
-            let found = paths.find(|path| path.is_file());
-            let path = found.with_context(|| {
-                format!(
-                    "{} has no {name}: build it with CONFIG_KVM=m and CONFIG_KVM_AMD=m",
-                    tree.display()
-                )
-            })?;
-            self.modules.push(path);
-        }
+        self.modules.extend(kvm_modules(&tree)?);
         Ok(self)
     }
 
@@ -258,7 +247,8 @@ impl Artifacts {
         }
         for path in &self.modules {
             let name = path.file_name().context("a module without a name")?;
-            archive.copy(&format!("lib/{}", name.to_string_lossy()), path)?;
+            let bytes = without_debug(path)?;
+            archive.file(&format!("lib/{}", name.to_string_lossy()), 0o755, &bytes);
         }
         for (name, path) in &self.guests {
             archive.copy(&format!("guests/{name}"), path)?;
@@ -269,6 +259,43 @@ impl Artifacts {
         }
         Ok(archive.finish())
     }
+}
+
+/// Where KVM's modules lie in a tree that a kernel was built in.
+///
+/// # Errors
+///
+/// When a module of it was not built there.
+pub fn kvm_modules(tree: &Path) -> Result<Vec<PathBuf>> {
+    let find = |name: &&str| {
+        let places = ["virt/lib", "arch/x86/kvm"];
+        let mut paths = places.iter().map(|place| tree.join(place).join(name));
+        paths.find(|path| path.is_file()).with_context(|| {
+            format!(
+                "{} has no {name}: build it with CONFIG_KVM=m and CONFIG_KVM_AMD=m",
+                tree.display()
+            )
+        })
+    };
+    inside::kvm::MODULES.iter().map(find).collect()
+}
+
+/// The bytes of a module, without what is there for a debugger if that is much.
+fn without_debug(path: &Path) -> Result<Vec<u8>> {
+    /// More than this is not code.
+    const MUCH: u64 = 2 << 20;
+    let size = fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
+    if size.len() <= MUCH {
+        return Ok(fs::read(path)?);
+    }
+    let stripped = tempfile::NamedTempFile::new()?;
+    let status = Command::new("objcopy")
+        .arg("--strip-debug")
+        .args([path, stripped.path()])
+        .status()
+        .context("cannot start objcopy")?;
+    ensure!(status.success(), "objcopy does not take {}", path.display());
+    Ok(fs::read(stripped.path())?)
 }
 
 /// The commit that is checked out, for choosing the sample; a fixed word outside of git.

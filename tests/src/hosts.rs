@@ -11,7 +11,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::artifacts::{Artifacts, place, root};
+use crate::artifacts::{Artifacts, kvm_modules, place, root};
 use crate::machine::Settings;
 use crate::sample;
 
@@ -210,6 +210,8 @@ impl Kind {
             artifacts.kernel = self.kernel.image()?;
         }
         artifacts.module = self.module(&artifacts);
+        // A kernel without KVM is none that its case can be tried on, which then says so.
+        artifacts.modules = kvm_modules(&self.kernel.tree()?).unwrap_or_default();
         let mut settings = Settings::new(&artifacts.kernel, artifacts.pack()?, "".as_ref());
         settings.qemu = self.qemu.program()?;
         settings.cpu = self.cpu.to_owned();
@@ -308,6 +310,15 @@ impl Kernel {
             Self::Plain | Self::Checked => place("BZIMAGE"),
             Self::Debug => Ok(place("LGUEST_KERNEL_DEBUG")?.join("arch/x86/boot/bzImage")),
             Self::Kasan => Ok(place("LGUEST_KERNEL_KASAN")?.join("arch/x86/boot/bzImage")),
+        }
+    }
+
+    /// The tree that it was built in.
+    fn tree(self) -> Result<PathBuf> {
+        match self {
+            Self::Plain | Self::Checked => place("KDIR"),
+            Self::Debug => place("LGUEST_KERNEL_DEBUG"),
+            Self::Kasan => place("LGUEST_KERNEL_KASAN"),
         }
     }
 

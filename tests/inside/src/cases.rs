@@ -8,6 +8,7 @@ mod former;
 mod guests;
 mod hostile;
 mod instructions;
+mod kvm_after;
 mod measures;
 mod nonsense;
 mod requests;
@@ -413,6 +414,11 @@ pub const CASES: &[Case] = &[
         "no-device",
         "no permission, and no module",
         requests::no_device,
+    ),
+    case(
+        "kvm-after",
+        "KVM, loaded beside running Guests, and taking turns with them",
+        kvm_after::kvm_after,
     ),
     case(
         "unlisted",

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -93,7 +93,7 @@ pub fn facts(boot: &[Record]) -> String {
 }
 
 /// Whether `/proc/cpuinfo` has a flag.
-fn has_flag(wanted: &str) -> bool {
+pub fn has_flag(wanted: &str) -> bool {
     let processors = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     processors
         .lines()
@@ -250,6 +250,20 @@ fn interrupts(kind: &str, cpu: usize) -> Result<u64> {
         .nth(cpu)
         .context("no such CPU in /proc/interrupts")?;
     Ok(count.parse()?)
+}
+
+/// A model-specific register of a CPU.
+///
+/// # Errors
+///
+/// When the kernel has no driver for them (CONFIG_X86_MSR), or the register cannot be read.
+pub fn msr(cpu: usize, register: u32) -> Result<u64> {
+    let path = format!("/dev/cpu/{cpu}/msr");
+    let file = File::open(&path).with_context(|| format!("no {path}"))?;
+    let mut bytes = [0; 8];
+    file.read_exact_at(&mut bytes, u64::from(register))
+        .with_context(|| format!("{path}: register {register:#x}"))?;
+    Ok(u64::from_le_bytes(bytes))
 }
 
 /// The kernel's log, record by record.
