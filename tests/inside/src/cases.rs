@@ -9,6 +9,7 @@ mod guests;
 mod hostile;
 mod instructions;
 mod kvm_after;
+mod leaks;
 mod measures;
 mod nonsense;
 mod requests;
@@ -195,7 +196,7 @@ pub const CASES: &[Case] = &[
         "kill -9 of the Launcher frees everything",
         guests::killed,
     ),
-    case("leaks", "no page stays pinned or lost", guests::leaks),
+    case("leaks", "no page stays pinned or lost", leaks::leaks),
     case("two", "two Guests at once", guests::two),
     case("nmi", "every NMI reaches the Host", storm::nmi),
     case(

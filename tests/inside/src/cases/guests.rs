@@ -267,58 +267,6 @@ pub fn two(bench: &mut Bench) -> Result<()> {
     host::wait_until_free()
 }
 
-/// A counter of the kernel's memory management.
-fn vmstat(name: &str) -> Result<u64> {
-    // The kernel counts on each CPU for itself; reading this file has it add them up.
-    std::fs::read_to_string("/proc/sys/vm/stat_refresh")?;
-    let text = std::fs::read_to_string("/proc/vmstat")?;
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    Ok(line
-        .with_context(|| format!("no {name} in /proc/vmstat"))?
-        .trim()
-        .parse()?)
-}
-
-/// Pages that are pinned in the whole kernel, by its own count.
-fn kernel_pins() -> Result<u64> {
-    Ok(vmstat("nr_foll_pin_acquired")?.wrapping_sub(vmstat("nr_foll_pin_released")?))
-}
-
-pub fn leaks(bench: &mut Bench) -> Result<()> {
-    host::load_module()?;
-    let some = |rounds: u32| -> Result<()> {
-        for _ in 0..rounds {
-            good(&["case=memory"], "")?;
-            let guest = Guest::probe(&["case=memory", "then=spin"])?;
-            guest.wait_for("spinning")?;
-            guest.signal(Signal::SIGKILL)?;
-            guest.finish_within(time_to_die())?;
-            host::wait_until_free()?;
-        }
-        Ok(())
-    };
-    // The first ones fill the kernel's own stores of free pages and structures.
-    some(5)?;
-    let (pins, free) = (kernel_pins()?, vmstat("nr_free_pages")?);
-    some(10)?;
-    let pinned = kernel_pins()?.wrapping_sub(pins).cast_signed();
-    let lost = free.cast_signed() - vmstat("nr_free_pages")?.cast_signed();
-    bench.control.say(
-        "note",
-        &format!("{pinned} pages pinned, {lost} pages fewer are free"),
-    )?;
-    ensure!(
-        pinned == 0,
-        "{pinned} pages are still pinned, by the kernel's own count"
-    );
-    // The 20 Guests had 81,920 pages. What the kernel keeps in its own stores was seen to differ by
-    // up to 5,000; the exact check is the one above.
-    ensure!(lost < 10_000, "{lost} pages have not come back");
-    Ok(())
-}
-
 /// Types three lines, each after the answer to the one before.
 fn typed(case: &str) -> Result<()> {
     host::load_module()?;
