@@ -11,7 +11,7 @@ use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-use super::Bench;
+use super::{Bench, unexpected};
 use crate::guest::{Ended, Guest};
 use crate::host;
 
@@ -334,11 +334,8 @@ pub fn reload(bench: &mut Bench) -> Result<()> {
             said,
             "round {round}: the module did not say {last:?} but {records:?}"
         );
-        let worse: Vec<_> = records
-            .iter()
-            .filter(|r| r.level <= host::WARNING)
-            .collect();
-        ensure!(worse.is_empty(), "round {round}: {worse:?}");
+        let others = unexpected("reload", &records);
+        ensure!(others.is_empty(), "round {round}: {others:?}");
     }
     host::load_module()?;
     // A module in use does not go.

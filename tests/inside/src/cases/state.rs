@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use super::guests::{KILLED, OFF, pin, unpin};
-use super::{Bench, NotHere};
+use super::{Bench, NotHere, unexpected};
 use crate::guest::{Guest, patience};
 use crate::host;
 use crate::protocol::Injection;
@@ -154,19 +154,16 @@ pub fn disturbed(bench: &mut Bench) -> Result<()> {
 fn spoil(bench: &mut Bench, name: &str) -> Result<()> {
     let guest = Guest::probe(&["case=work"])?;
     guest.wait_for("working")?;
-    bench.log.new_records()?;
+    let early = unexpected("disturbed", &bench.log.new_records()?);
+    ensure!(early.is_empty(), "before anything was spoiled: {early:?}");
     fs::write(DISTURB, format!("{name}\n"))?;
     let ended = guest.finish()?;
     let wanted = format!("the Host's {name} changed from ");
     ended.expect_code(KILLED)?.expect_error(&wanted)?;
     host::wait_until_free()?;
     let records = bench.log.new_records()?;
-    let said: Vec<_> = records
-        .iter()
-        .filter(|record| record.level <= host::WARNING)
-        .map(|record| record.text.as_str())
-        .collect();
-    let [line] = said[..] else {
+    let said = unexpected("disturbed", &records);
+    let [line] = &said[..] else {
         anyhow::bail!("one line in the log was expected, not {said:?}");
     };
     ensure!(
