@@ -41,6 +41,7 @@ libssl-dev        has_header openssl/ssl.h
 libclang-dev      has_libclang
 qemu-system-x86   command -v qemu-system-x86_64
 busybox-static    has_busybox
+gdb               command -v gdb
 curl              command -v curl
 ca-certificates   [ -e /etc/ssl/certs/ca-certificates.crt ] || [ -d /etc/pki ]
 TABLE
@@ -62,7 +63,7 @@ versions() {
         qemu-system-x86) words=(qemu-system-x86_64) ;;
         libclang-dev) echo "$LIBCLANG_PATH"; return ;;
         busybox-static) word=$("$LGUEST_BUSYBOX" 2>&1 | head -n 1); echo "${word% (*}"; return ;;
-        flex|bison|bc|cpio|lz4|curl) words=("$1") ;;
+        flex|bison|bc|cpio|lz4|gdb|curl) words=("$1") ;;
     esac
     for word in "${words[@]}"; do
         line=$({ PATH=$PATH:/sbin "$word" --version || true; } 2>/dev/null |

@@ -1,215 +1,205 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! A small client of QEMU's debugger interface, which speaks the remote protocol of gdb.
-//!
-//! A packet is `$`, a text, `#` and two digits of checksum; the other side acknowledges it with
-//! `+`. Numbers are hexadecimal; memory and registers come as bytes, lowest address first.
+//! gdb at a Host that runs a Guest.
 
-use std::io::{ErrorKind, Read, Write};
+use std::fs::{self, File};
+use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// The number that QEMU gives to RIP: it comes after the sixteen general registers.
-const RIP: u32 = 16;
+use crate::artifacts::{Artifacts, place, root};
+use crate::control::Message;
+use crate::machine::{Machine, Settings};
+use crate::report::Report;
 
-/// A stopped or running machine, as a debugger sees it.
-#[derive(Debug)]
-pub struct Debugger {
-    stream: UnixStream,
-    buffer: Vec<u8>,
-}
+/// What the section is called.
+pub const SECTION: &str = "gdb";
+/// The label in the Switcher behind which the Host is itself again.
+const STOP: &str = "back_in_host";
+/// Where the second stop is.
+const SHADOW: &str = "book/host/shadow.md";
 
-impl Debugger {
-    /// Connects, which stops the machine.
-    ///
-    /// # Errors
-    ///
-    /// When nobody listens there.
-    pub fn connect(path: &Path) -> Result<Self> {
-        let stream = UnixStream::connect(path).context("QEMU does not let a debugger in")?;
-        let mut debugger = Self {
-            stream,
-            buffer: Vec::new(),
-        };
-        debugger.patience(Duration::from_secs(60))?;
-        // QEMU tells of the stop by itself. What comes before this answer is that.
-        debugger.send("Hg1")?;
-        while debugger.receive()? != "OK" {}
-        // Single registers are shown only to those who know the list of them.
-        debugger.ask("qXfer:features:read:target.xml:0,ffb")?;
-        Ok(debugger)
-    }
-
-    /// How long an answer may take.
-    ///
-    /// # Errors
-    ///
-    /// When the socket is broken.
-    pub fn patience(&mut self, patience: Duration) -> Result<()> {
-        Ok(self.stream.set_read_timeout(Some(patience))?)
-    }
-
-    /// Lets the machine run; [`Self::stopped`] waits until it stops again.
-    ///
-    /// # Errors
-    ///
-    /// When QEMU is gone.
-    pub fn run(&mut self) -> Result<()> {
-        self.send("c")
-    }
-
-    /// Waits until the machine stops.
-    ///
-    /// # Errors
-    ///
-    /// When it does not, in the time given.
-    pub fn stopped(&mut self) -> Result<()> {
-        let answer = self.receive().context("waiting for a stop")?;
-        ensure!(
-            answer.starts_with('T') || answer.starts_with('S'),
-            "QEMU stopped with {answer:?}"
-        );
-        Ok(())
-    }
-
-    /// Executes one instruction.
-    ///
-    /// # Errors
-    ///
-    /// When QEMU is gone.
-    pub fn step(&mut self) -> Result<()> {
-        self.send("s")?;
-        self.stopped()
-    }
-
-    /// Where the machine is.
-    ///
-    /// # Errors
-    ///
-    /// When QEMU does not say.
-    pub fn rip(&mut self) -> Result<u64> {
-        let bytes = bytes(&self.ask(&format!("p{RIP:x}"))?)?;
-        let word = bytes.try_into().ok().context("RIP is not eight bytes")?;
-        Ok(u64::from_le_bytes(word))
-    }
-
-    /// Up to `count` bytes of memory, by the page tables in force; fewer if not all are there.
-    ///
-    /// # Errors
-    ///
-    /// When not even one is.
-    pub fn memory(&mut self, address: u64, count: usize) -> Result<Vec<u8>> {
-        // What is there ends with a page.
-        let rest = (0x1000 - (address & 0xfff)) as usize;
-        let counts = [count, rest.min(count)];
-        for count in counts {
-            let answer = self.ask(&format!("m{address:x},{count:x}"))?;
-            if !answer.starts_with('E') {
-                return bytes(&answer);
-            }
-        }
-        bail!("no memory at {address:#x}")
-    }
-
-    /// Sets a breakpoint, or takes it away.
-    ///
-    /// # Errors
-    ///
-    /// When QEMU refuses.
-    pub fn breakpoint(&mut self, address: u64, set: bool) -> Result<()> {
-        let letter = if set { 'Z' } else { 'z' };
-        // 1 is a breakpoint of the hardware's: nothing is written to memory.
-        let answer = self.ask(&format!("{letter}1,{address:x},1"))?;
-        ensure!(answer == "OK", "a breakpoint at {address:#x}: {answer:?}");
-        Ok(())
-    }
-
-    fn ask(&mut self, text: &str) -> Result<String> {
-        self.send(text)?;
-        self.receive().with_context(|| format!("asking {text:?}"))
-    }
-
-    fn send(&mut self, text: &str) -> Result<()> {
-        self.stream
-            .write_all(packet(text).as_bytes())
-            .context("QEMU is gone")
-    }
-
-    /// The next packet. Acknowledgements in between are passed over, and it is acknowledged.
-    fn receive(&mut self) -> Result<String> {
-        loop {
-            if let Some((text, used)) = unpack(&self.buffer)? {
-                self.buffer.drain(..used);
-                self.stream.write_all(b"+").context("QEMU is gone")?;
-                return Ok(text);
-            }
-            let mut more = [0; 4096];
-            match self.stream.read(&mut more) {
-                Ok(0) => bail!("QEMU is gone"),
-                Ok(n) => self.buffer.extend_from_slice(&more[..n]),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error).context("QEMU does not answer"),
-            }
-        }
-    }
-}
-
-/// A text as a packet.
-fn packet(text: &str) -> String {
-    let sum = text.bytes().fold(0_u8, u8::wrapping_add);
-    format!("${text}#{sum:02x}")
-}
-
-/// The first packet in some bytes, and how many bytes it ends after, if it is there as a whole.
-fn unpack(buffer: &[u8]) -> Result<Option<(String, usize)>> {
-    let Some(start) = buffer.iter().position(|byte| *byte == b'$') else {
-        return Ok(None);
-    };
-    let Some(length) = buffer[start..].iter().position(|byte| *byte == b'#') else {
-        return Ok(None);
-    };
-    let end = start + length + 3;
-    let Some(sum) = buffer.get(end - 2..end) else {
-        return Ok(None);
-    };
-    let text = str::from_utf8(&buffer[start + 1..start + length])?.to_owned();
-    let (sum, expected) = (str::from_utf8(sum)?, packet(&text));
-    ensure!(expected.ends_with(sum), "a damaged packet: {text:?}");
-    Ok(Some((text, end)))
-}
-
-/// Bytes out of pairs of hexadecimal digits.
-fn bytes(text: &str) -> Result<Vec<u8>> {
+/// Boots a Host, and gives it with a gdb that has its symbols and waits at the first Guest exit.
+/// What the Guest prints goes into a file.
+///
+/// # Errors
+///
+/// When there is no gdb, or the Host does not come up.
+pub fn start(artifacts: &Artifacts, log: &Path, console: &Path) -> Result<(Machine, Command)> {
     ensure!(
-        !text.starts_with('E') && text.len().is_multiple_of(2),
-        "{text:?}"
+        Command::new("gdb").arg("--version").output().is_ok(),
+        "there is no gdb here; on Debian and Ubuntu: apt-get install gdb"
     );
-    text.as_bytes()
-        .chunks(2)
-        .map(|pair| Ok(u8::from_str_radix(str::from_utf8(pair)?, 16)?))
-        .collect()
+    artifacts.complete()?;
+    let kernel = place("KDIR")?.join("vmlinux");
+    ensure!(kernel.is_file(), "there is no {}", kernel.display());
+    let module = artifacts.module.as_deref().context("no module")?;
+
+    let mut settings = Settings::new(&artifacts.kernel, artifacts.pack()?, log);
+    settings.debugger = true;
+    // The symbols of a kernel that moves itself about at boot would be in the wrong place.
+    settings.append = "nokaslr".to_owned();
+    let mut machine = Machine::start(&settings)?;
+    machine.wait_until_ready(Duration::from_secs(180))?;
+    machine.tell("sections")?;
+    let sections = match machine.hear(Duration::from_secs(60))? {
+        Message::Note(text) => text,
+        other => bail!("the machine says {other:?}"),
+    };
+    // The Guest starts when gdb lets the processors go on.
+    machine.pause()?;
+    machine.tell("guest pipe alone 64 /guests/guest")?;
+    for stream in [&machine.output, &machine.errors] {
+        copy_into(stream.try_clone()?, console)?;
+    }
+
+    let script = script(&kernel, module, &sections, &machine.debugger());
+    let path = machine.folder().join("commands");
+    fs::write(&path, script)?;
+    let mut gdb = Command::new("gdb");
+    gdb.arg("-q").arg("-x").arg(path).current_dir(root());
+    Ok((machine, gdb))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// What gdb is told first.
+fn script(kernel: &Path, module: &Path, sections: &str, socket: &Path) -> String {
+    let words: Vec<&str> = sections.split(' ').collect();
+    // gdb wants the sections that are in memory while the module runs.
+    let loaded = words.chunks_exact(2).filter(|pair| {
+        let name = pair[0];
+        [".text", ".rodata", ".data", ".bss"].contains(&name) || name.starts_with(".text.")
+    });
+    let at: String = loaded
+        .map(|pair| format!(" -s {} {}", pair[0], pair[1]))
+        .collect();
+    let (kernel, module, socket) = (kernel.display(), module.display(), socket.display());
+    let python = root().join("tests/gdb/lguest.py");
+    let python = python.display();
+    format!(
+        "set confirm off\nset pagination off\nset print thread-events off\n\
+         file {kernel}\nadd-symbol-file {module}{at}\nsource {python}\n\
+         target remote {socket}\nbreak {STOP}\ncommands\nsilent\nguest-why\nchapter\nend\n\
+         continue\n"
+    )
+}
 
-    #[test]
-    fn packets_are_packed_and_unpacked() {
-        assert_eq!(packet("s"), "$s#73");
-        assert_eq!(unpack(b"+$s#7").unwrap(), None);
-        assert_eq!(unpack(b"+$s#73+").unwrap(), Some(("s".into(), 6)));
-        assert!(unpack(b"$s#74").is_err());
-    }
+/// Copies what a channel brings to the end of a file, in a thread of its own.
+fn copy_into(mut stream: UnixStream, path: &Path) -> Result<()> {
+    let mut file = File::options().create(true).append(true).open(path)?;
+    thread::spawn(move || io::copy(&mut stream, &mut file));
+    Ok(())
+}
 
-    #[test]
-    fn bytes_come_in_pairs_of_digits() {
-        assert_eq!(bytes("00ff").unwrap(), [0, 255]);
-        assert!(bytes("0").is_err());
-        assert!(bytes("E22").is_err());
-        assert!(bytes("0x").is_err());
+/// Has gdb stop at a Guest exit, and demands the trap, the registers and the lines.
+///
+/// # Errors
+///
+/// When the report cannot be kept.
+pub fn test(report: &mut Report) -> Result<()> {
+    let name = "guest-exit";
+    if !report.wants(SECTION, name) {
+        return Ok(());
     }
+    report.section("gdb: the Host stopped at a Guest exit");
+    let full = format!("{SECTION}/{name}");
+    let begun = Instant::now();
+    let mut said = String::new();
+    let result = drive(report, &mut said).and_then(|()| check(&said));
+    let log = report.keep(SECTION, name, said.as_bytes())?;
+    match result {
+        Ok(why) => {
+            report.remark(&why);
+            report.pass(&format!("{full} ({:.1} s)", begun.elapsed().as_secs_f32()));
+        }
+        Err(error) => report.fail(&full, &format!("{error:#}"), &log),
+    }
+    Ok(())
+}
+
+fn drive(report: &Report, said: &mut String) -> Result<()> {
+    let artifacts = Artifacts::collect()?;
+    let log = report.log_path(SECTION, "boot");
+    let console = report.log_path(SECTION, "console");
+    let _ = fs::remove_file(&console);
+    let (machine, mut gdb) = start(&artifacts, &log, &console)?;
+    // The second stop is at another line, by a breakpoint in a chapter.
+    let line = line_of(SHADOW, "let root = self.vcpu.root;")?;
+    gdb.args(["-batch", "-nx"]);
+    for words in [
+        "guest-regs",
+        "backtrace 8",
+        "continue 12",
+        "guest-x $rip 2",
+        &format!("chapter-break {SHADOW}:{line}"),
+        "delete 1",
+        "continue",
+        "chapter",
+    ] {
+        gdb.arg("-ex").arg(words);
+    }
+    let output = Command::new("timeout")
+        .arg("300")
+        .arg(gdb.get_program())
+        .args(gdb.get_args())
+        .current_dir(root())
+        .output()?;
+    said.push_str(&String::from_utf8_lossy(&output.stdout));
+    said.push_str(&String::from_utf8_lossy(&output.stderr));
+    drop(machine);
+    Ok(())
+}
+
+/// The number of the only line of a chapter that is this.
+fn line_of(chapter: &str, text: &str) -> Result<usize> {
+    let lines = fs::read_to_string(root().join(chapter))?;
+    let mut found = (1..)
+        .zip(lines.lines())
+        .filter(|(_, line)| line.trim() == text);
+    match (found.next(), found.next()) {
+        (Some((number, _)), None) => Ok(number),
+        _ => bail!("{chapter} has not exactly one line {text:?}"),
+    }
+}
+
+/// Whether all is said that should be; gives why the Guest came out.
+fn check(said: &str) -> Result<String> {
+    let out: Vec<&str> = said
+        .lines()
+        .filter(|line| line.starts_with("The Guest is out: trap "))
+        .collect();
+    let [first, _, ..] = out.as_slice() else {
+        bail!("gdb does not stop at two exits:\n{said}");
+    };
+    let rip = first
+        .rsplit("0x")
+        .next()
+        .unwrap_or("")
+        .trim_end_matches('.');
+    ensure!(
+        said.contains(&format!("rip 0x{rip:0>16}")),
+        "guest-regs has another RIP than {rip}:\n{said}"
+    );
+    let switcher = line_of("book/switcher/switcher.md", "back_in_host:")? + 1;
+    let call = line_of(
+        "book/host/run-loop.md",
+        "let came_back = here.run_guest_once(&mut vcpu.regs);",
+    )?;
+    let fault = line_of(SHADOW, "let root = self.vcpu.root;")?;
+    for wanted in [
+        format!("book/switcher/switcher.md:{switcher}, in {STOP}\n"),
+        format!("book/host/run-loop.md:{call}, in "),
+        format!("at book/host/run-loop.md:{call}\n"),
+        format!("{SHADOW}:{fault}, in demand_page\n"),
+    ] {
+        ensure!(
+            said.contains(&wanted),
+            "gdb does not say {wanted:?}:\n{said}"
+        );
+    }
+    Ok((*first).to_owned())
 }

@@ -13,17 +13,15 @@ pub mod checks;
 pub mod cleanup;
 pub mod control;
 pub mod counts;
-pub mod debugger;
 pub mod errors;
 pub mod figures;
 pub mod fit;
 pub mod gdb;
 pub mod hosts;
-
 pub mod initramfs;
 pub mod machine;
 pub mod prompt;
-
+pub mod remote;
 pub mod report;
 pub mod sample;
 pub mod setup;

@@ -18,8 +18,8 @@ use object::{Object, ObjectSegment};
 
 use crate::artifacts::{self, Artifacts};
 use crate::control::{Message, Verdict};
-use crate::gdb::Debugger;
 use crate::machine::{Machine, Settings};
+use crate::remote::Debugger;
 use crate::report::Report;
 
 /// How long Linux may take to come up in a machine that counts.

@@ -21,7 +21,7 @@ use lguest_tests::control::{Message, Verdict};
 use lguest_tests::hosts::{KINDS, Kind};
 use lguest_tests::machine::{Machine, drain};
 use lguest_tests::terminal::Raw;
-use lguest_tests::{cleanup, debugger};
+use lguest_tests::{cleanup, gdb};
 use nix::sys::signal::{SigHandler, Signal, signal};
 
 /// How long Linux may take to come up. It is usually there after ten seconds.
@@ -134,7 +134,7 @@ fn debug() -> Result<i32> {
     unsafe { signal(Signal::SIGINT, SigHandler::SigIgn)? };
     let (log, console) = (log_file("gdb")?, log_file("gdb-console")?);
     eprintln!("Linux boots in QEMU; that takes about ten seconds.");
-    let (machine, mut gdb) = debugger::start(&Artifacts::collect()?, &log, &console)?;
+    let (machine, mut gdb) = gdb::start(&Artifacts::collect()?, &log, &console)?;
     eprintln!("The Host's log:      {}", log.display());
     eprintln!("The Guest's console: {}", console.display());
     eprintln!("`continue` goes on to the next exit; `help lguest` lists what else there is.");

@@ -15,7 +15,7 @@ use lguest_tests::cases::Runner;
 use lguest_tests::checks::{cargo_test, command};
 use lguest_tests::hosts::{KINDS, Kind};
 use lguest_tests::report::Report;
-use lguest_tests::{cleanup, debugger, errors, figures, fit, prompt, setup, trip};
+use lguest_tests::{cleanup, errors, figures, fit, gdb, prompt, setup, trip};
 
 #[derive(Debug, Parser)]
 #[command(about = "Runs the tests; the last line says how many passed, failed and were skipped")]
@@ -61,7 +61,7 @@ fn suite(options: &Options) -> Result<bool> {
     home(&mut report, options)?;
     host(&mut report, options)?;
     unfit(&mut report, options)?;
-    debugger::test(&mut report)?;
+    gdb::test(&mut report)?;
     round_trip(&mut report)?;
     Ok(report.end())
 }
@@ -88,7 +88,7 @@ const OTHERS: [&str; 9] = [
     "book",
     "workspace",
     "prompt",
-    debugger::SECTION,
+    gdb::SECTION,
     errors::SECTION,
     fit::SECTION,
     setup::SECTION,
