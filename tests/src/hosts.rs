@@ -126,12 +126,13 @@ pub const KINDS: &[Kind] = &[
     },
     Kind {
         section: "host-kasan",
-        about: "a kernel built by clang with KASAN",
+        about: "a kernel built by clang with KASAN, four levels",
+        cpu: "max,la57=off",
         append: KASAN_WORDS,
         kernel: Kernel::Kasan,
         patience: 8,
         long: true,
-        facts: &["five levels", "2 CPUs", "KASAN"],
+        facts: &["four levels", "2 CPUs", "KASAN"],
         ..FIRST
     },
     Kind {
@@ -150,7 +151,10 @@ const CHECKED_WORD: &str = "module=checked";
 /// emulated CPU is an AMD, which would do without PTI.
 const DEBUG_WORDS: &str = "page_poison=1 debug_pagealloc=on slab_debug=FZP hash_pointers=always \
     pti=on panic_on_warn=1";
-/// What the KASAN kernel is told.
+/// What the KASAN kernel is told. It has four levels of page tables, for with five Linux 7.3 boots
+/// into a false report now and then: `identify_cpu` empties the list of the CPU's features and
+/// fills it anew, and an interrupt between the two finds no LA57 there, takes the levels for four,
+/// and KASAN the Host's own memory for a wild address.
 const KASAN_WORDS: &str = "kasan.fault=panic panic_on_warn=1";
 
 /// The cases that are part of every sample.

@@ -102,7 +102,9 @@ fn main() -> ExitCode {
     match result {
         Ok(status) => ExitCode::from(u8::try_from(status).unwrap_or(u8::MAX)),
         Err(error) => {
-            eprintln!("boot: {}", in_chapters(&format!("{error:#}"), None));
+            let module = options.host.kernel.module();
+            let text = in_chapters(&format!("{error:#}"), Some(&module));
+            eprintln!("boot: {text}");
             ExitCode::from(3)
         }
     }
