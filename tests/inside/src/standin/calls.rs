@@ -3,11 +3,14 @@
 //! Lengths, pieces, and system calls that the device does not have.
 
 use std::fs::{File, OpenOptions};
+use std::num::NonZeroUsize;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 
 use anyhow::{Result, ensure};
 use libc::{EBADF, EBUSY, EFAULT, EINVAL, ENODEV, ENOENT, ENOTTY, EOPNOTSUPP, EPERM, ESPIPE};
+
+use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
 
 use super::{call, expect, expect_error};
 use crate::device::{BREAK, Device, GETDMA, INITIALIZE, IRQ};
@@ -37,8 +40,7 @@ pub fn lengths(_: &[String]) -> Result<()> {
         ensure!(key_of(&record)? == key as u64, "{:?}", key_of(&record));
     }
     // More than there can be: the kernel looks only at where it would begin and end.
-    let mut buffer = [0_u64; 3];
-    let (fd, place) = (device.0.as_raw_fd() as usize, buffer.as_mut_ptr() as usize);
+    let (fd, place) = (device.0.as_raw_fd() as usize, low_page(0)?);
     for (count, wanted) in [
         (1 << 31, Ok(24)),
         (1 << 40, Ok(24)),
@@ -65,6 +67,20 @@ pub fn lengths(_: &[String]) -> Result<()> {
     Ok(())
 }
 
+/// A page full of one word, so low that a terabyte after it is user space with four levels of page tables
+/// too. It is never unmapped.
+fn low_page(word: u64) -> Result<usize> {
+    const PAGE: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
+    // In the lowest two gigabytes.
+    let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_32BIT;
+    let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+    // SAFETY: The system finds a free place, so nothing that exists is replaced.
+    let page = unsafe { mmap_anonymous(None, PAGE, access, flags) }?;
+    // SAFETY: It is a page of this process's, writable, and nobody else knows of it.
+    unsafe { page.cast::<[u64; 512]>().write([word; 512]) };
+    Ok(page.as_ptr() as usize)
+}
+
 fn all_lengths(device: &Device, initialized: bool) -> Result<()> {
     // A word that is no request, whatever its place.
     for length in 0..=130 {
@@ -87,8 +103,7 @@ fn all_lengths(device: &Device, initialized: bool) -> Result<()> {
             expect(&what, device.request(&words), wanted)?;
         }
     }
-    let words = [IRQ; 512];
-    let (fd, place) = (device.0.as_raw_fd() as usize, words.as_ptr() as usize);
+    let (fd, place) = (device.0.as_raw_fd() as usize, low_page(IRQ)?);
     for (count, wanted) in [
         (4096, EINVAL),
         (1 << 31, EINVAL),
