@@ -52,23 +52,6 @@ impl Bench {
     }
 }
 
-impl Bench {
-    /// How often to do what is usually done so many times: on a kernel that is said to be slow
-    /// fewer times, and the output then tells.
-    ///
-    /// # Errors
-    ///
-    /// When the test command is gone.
-    pub fn rounds(&mut self, usual: u32) -> Result<u32> {
-        let rounds = usual.div_ceil(host::patience());
-        if rounds < usual {
-            let text = format!("{rounds} rounds instead of {usual} on this slow kernel");
-            self.control.say("note", &text)?;
-        }
-        Ok(rounds)
-    }
-}
-
 /// How a case went.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
