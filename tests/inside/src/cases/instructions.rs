@@ -37,8 +37,10 @@ const RUNS: &[May] = &[Run];
 const GP_UD: &[May] = &[May::Trap(13, 0), May::Trap(6, 0)];
 /// The processor may not have it.
 const RUNS_UD: &[May] = &[Run, May::Trap(6, 0)];
-/// By x86-64-notes: QEMU 10 runs INVD and WBINVD in ring 1, real processors and QEMU 7.2 fault.
+/// Processors and QEMU 7.2 refuse it; QEMU 10.0 runs INVD and WBINVD in every ring.
 const GP_QEMU: &[May] = &[May::Trap(13, 0), Run];
+/// Processors and QEMU 7.2 refuse it; QEMU 10.0 goes past it and does nothing.
+const REFUSED_QEMU: &[May] = &[May::Trap(13, 0), May::Trap(6, 0), Run];
 /// With CR4.UMIP, which Linux sets where there is such a thing, general protection; else it is
 /// allowed, and shows what is known anyway.
 const UMIP: &[May] = &[May::Trap(13, 0), Run];
@@ -186,10 +188,10 @@ fn table() -> Vec<Line> {
         ("vmlaunch", code!("vmlaunch"), &[], GP_UD, GP_UD),
         ("vmresume", code!("vmresume"), &[], GP_UD, GP_UD),
         ("vmxoff", code!("vmxoff"), &[], GP_UD, GP_UD),
-        ("vmxon", code!("vmxon [rbx]"), &[], GP_UD, GP_UD),
-        ("vmclear", code!("vmclear [rbx]"), &[], GP_UD, GP_UD),
-        ("vmptrld", code!("vmptrld [rbx]"), &[], GP_UD, GP_UD),
-        ("vmptrst", code!("vmptrst [rbx]"), &[], GP_UD, GP_UD),
+        ("vmxon", code!("vmxon [rbx]"), &[], REFUSED_QEMU, REFUSED_QEMU),
+        ("vmclear", code!("vmclear [rbx]"), &[], REFUSED_QEMU, REFUSED_QEMU),
+        ("vmptrld", code!("vmptrld [rbx]"), &[], REFUSED_QEMU, REFUSED_QEMU),
+        ("vmptrst", code!("vmptrst [rbx]"), &[], REFUSED_QEMU, REFUSED_QEMU),
         ("vmread", code!("vmread rax, rcx"), &[], GP_UD, GP_UD),
         ("vmwrite", code!("vmwrite rax, rcx"), &[], GP_UD, GP_UD),
         ("vmfunc", code!("vmfunc"), &[], GP_UD, GP_UD),
@@ -215,8 +217,8 @@ fn table() -> Vec<Line> {
         ("xsetbv", code!("xsetbv"), &[], GP_UD, GP_UD),
         ("xsave", code!("xsave [rbx]"), &[], UD, UD),
         ("xrstor", code!("xrstor [rbx]"), &[], UD, UD),
-        ("xsaves", code!("xsaves [rbx]"), &[], GP_UD, GP_UD),
-        ("xrstors", code!("xrstors [rbx]"), &[], GP_UD, GP_UD),
+        ("xsaves", code!("xsaves [rbx]"), &[], REFUSED_QEMU, REFUSED_QEMU),
+        ("xrstors", code!("xrstors [rbx]"), &[], REFUSED_QEMU, REFUSED_QEMU),
         ("vpxor", code!("vpxor xmm0, xmm0, xmm0"), &[], UD, UD),
         ("rdpkru", code!("rdpkru"), &[], UD, UD),
         ("wrpkru", code!("wrpkru"), &[], UD, UD),
@@ -239,7 +241,7 @@ fn table() -> Vec<Line> {
         ("int3", &[0xcc], &[], &[After(3)], &[After(3)]),
         ("int 3", &[0xcd, 3], &[], &[After(3)], &[After(3)]),
         ("int 0x80", &[0xcd, 0x80], &[], &[After(0x80)], &[After(0x80)]),
-        ("into", &[0xce], &[], UD, UD),
+        ("into", &[0xce], &[], REFUSED_QEMU, REFUSED_QEMU),
         ("bound", &[0x62, 0x03], &[], UD, UD),
         ("arpl's old place", code!("movsxd rax, dword ptr [rbx]"), &[], RUNS, RUNS),
         ("ud0", &[0x0f, 0xff, 0xc0], &[], UD, UD),
@@ -250,7 +252,7 @@ fn table() -> Vec<Line> {
         ("aaa", &[0x37], &[], UD, UD),
         ("far call of old", &[0x9a, 0, 0, 0, 0, 8, 0], &[], UD, UD),
         ("far jump of old", &[0xea, 0, 0, 0, 0, 8, 0], &[], UD, UD),
-        ("salc", &[0xd6], &[], UD, UD),
+        ("salc", &[0xd6], &[], REFUSED_QEMU, REFUSED_QEMU),
         // Lock prefixes.
         ("lock add [rbx], eax", &[0xf0, 0x01, 0x03], &[], RUNS, RUNS),
         ("lock add eax, eax", &[0xf0, 0x01, 0xc0], &[], UD, UD),
