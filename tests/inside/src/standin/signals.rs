@@ -85,12 +85,13 @@ fn under_signals(program: Program, restart: bool) -> Result<(u64, u64, u64)> {
     let guest = Tiny::new(32, program)?;
     let stop = AtomicBool::new(false);
     let me = pthread_self();
-    // Each on a processor of its own, or the signals come only as often as the two take turns.
+    // Each on a processor of its own where there are two; else signals come as often as the two
+    // take turns.
     pin(0)?;
     let before = CAME.load(Ordering::Relaxed);
     let result = thread::scope(|scope| {
         let sender = scope.spawn(|| -> Result<()> {
-            pin(1)?;
+            pin(1.min(crate::host::cpus() - 1))?;
             // The alarms are for the thread that has the Guest.
             let mut alarms = SigSet::empty();
             alarms.add(Signal::SIGALRM);
