@@ -65,6 +65,8 @@ versions() {
         busybox-static) word=$("$LGUEST_BUSYBOX" 2>&1 | head -n 1); echo "${word% (*}"; return ;;
         flex|bison|bc|cpio|lz4|gdb|curl) words=("$1") ;;
     esac
+    # A program that does not tell its version is no error: the list is about what is there, and
+    # with pipefail its status, or that of a grep without a match, would end the list.
     for word in "${words[@]}"; do
         line=$({ PATH=$PATH:/sbin "$word" --version || true; } 2>/dev/null |
             LC_ALL=C grep -m 1 -E '[0-9]+\.[0-9]' | LC_ALL=C grep -oE '[0-9]+(\.[0-9]+)+' | head -n 1 || true)
