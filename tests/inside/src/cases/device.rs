@@ -383,10 +383,10 @@ fn expect_killed(bench: &mut Bench, ended: Ended) -> Result<()> {
     let (before, rest) = records.split_at(begin);
     let (report, after) = rest.split_at(end + 1 - begin);
     for record in report {
-        let bad = ["BUG", "WARNING", "lguest"]
-            .iter()
-            .any(|word| record.text.contains(word));
-        ensure!(!bad, "in the report: {}", record.text);
+        // The module may well stand in the call trace: it is who asked for the memory.
+        let text = &record.text;
+        let bad = text.contains("BUG") || text.contains("WARNING") || text.starts_with("lguest:");
+        ensure!(!bad, "in the report: {text}");
     }
     let others = [
         unexpected("out-of-memory", before),
