@@ -223,8 +223,8 @@ pub fn killed(_: &mut Bench) -> Result<()> {
         let guest = Guest::probe(&["case=work"])?;
         guest.wait_for("working")?;
         ensure!(
-            host::counter("pinned_pages")? > 0,
-            "a Guest that runs has pinned no page"
+            host::counter("shadow_pages")? > 0,
+            "a Guest that runs has no shadow"
         );
         guest.signal(Signal::SIGKILL)?;
         guest

@@ -239,8 +239,8 @@ pub fn after_exec(words: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// Has a child keep the file, and leaves: the child is told nothing but EPERM, and what was pinned
-/// stays until it goes.
+/// Has a child keep the file, and leaves: the child is told nothing but EPERM, and the
+/// owner's memory went with the owner.
 pub fn orphan(_: &[String]) -> Result<()> {
     // SAFETY: The system call takes no pointers.
     let _ = unsafe { call(libc::SYS_prctl, &[libc::PR_SET_CHILD_SUBREAPER as usize, 1]) };
@@ -264,8 +264,8 @@ pub fn orphan(_: &[String]) -> Result<()> {
                     "the Guest went with its owner"
                 );
                 ensure!(
-                    host::counter("pinned_pages")? > 0,
-                    "its pages went with its owner"
+                    host::counter("pinned_pages")? == 0,
+                    "its owner's pages are still pinned"
                 );
                 all_refused("when the owner is gone", &guest.device, &words)?;
                 let breaker = thread::scope(|scope| {
