@@ -3,6 +3,7 @@
 //! The cases, by name.
 
 mod device;
+mod emulated;
 mod fit;
 mod former;
 mod guests;
@@ -216,6 +217,16 @@ pub const CASES: &[Case] = &[
         "instructions",
         "what privileged instructions do in rings 1 and 3",
         instructions::instructions,
+    ),
+    case(
+        "emulated",
+        "what the Host does for a Guest's kernel, and what comes of it",
+        emulated::emulated,
+    ),
+    case(
+        "random-code",
+        "bytes at random as instructions, seeded",
+        emulated::random_code,
     ),
     case(
         "hostile-shutdown",

@@ -57,7 +57,7 @@ fn suite(options: &Options) -> Result<bool> {
     let all = options.long || options.filter.is_some();
     setup::run(&mut report, &artifacts::commit(), all)?;
     book(&mut report)?;
-    workspace(&mut report)?;
+    workspace(&mut report, options.long)?;
     home(&mut report, options)?;
     host(&mut report, options)?;
     unfit(&mut report, options)?;
@@ -188,8 +188,13 @@ fn book(report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// What came out of the chapters and can be tested without a machine.
-fn workspace(report: &mut Report) -> Result<()> {
+/// Cases of each property in the long set, 16 times the usual. Another number in the environment
+/// goes before it.
+const LONG_CASES: &str = "4096";
+
+/// What came out of the chapters and can be tested without a machine; in the long set with as many
+/// random cases as take minutes.
+fn workspace(report: &mut Report, long: bool) -> Result<()> {
     report.section("workspace: what came out of the chapters");
     let clippy = [
         "clippy",
@@ -208,7 +213,11 @@ fn workspace(report: &mut Report) -> Result<()> {
         &mut cargo("workspace", &clippy),
     )?;
     let test = ["test", "--workspace", "--exclude", "guest"];
-    cargo_test(report, "workspace", &mut cargo("workspace", &test))
+    let mut test = cargo("workspace", &test);
+    if long && std::env::var_os("PROPTEST_CASES").is_none() {
+        test.env("PROPTEST_CASES", LONG_CASES);
+    }
+    cargo_test(report, "workspace", &mut test)
 }
 
 /// The cases in the machine, on every kind of Host, and the user's side of it.

@@ -379,6 +379,12 @@ pub fn steps(bench: &mut Bench) -> Result<()> {
                 vec![5, 6],
             ),
             (
+                "what the Host does for it",
+                Ring::One,
+                code!("mov rax, cr4", "clts", "in al, 0x60", "cli", "nop"),
+                vec![3, 5, 7, 8, 9],
+            ),
+            (
                 "a page that the Host fills in",
                 Ring::Three,
                 code!("mov rax, [rdi]", "nop"),
@@ -425,7 +431,6 @@ pub fn steps(bench: &mut Bench) -> Result<()> {
                 code!("int 0x80"),
                 code!("int3"),
                 code!("ud2"),
-                code!("hlt"),
                 code!("in al, dx", "nop"),
                 code!("popfq"),
                 code!("pushfq", "popfq", "nop"),
