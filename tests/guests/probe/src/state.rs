@@ -177,14 +177,13 @@ pieces!(
         "mov eax, 0x50000000; mov [rax], rax",
         "mov eax, 0x50000000; jmp rax",
         "mov eax, 0x51000000; add qword ptr [rax], 1",
-        // General protection: emulated.
+        // General protection: emulated, or refused for what is in the registers. (`hlt` with
+        // interrupts off ends a Guest, and so does a root that is none.)
         "in al, dx",
         "in eax, 0x60",
         "out dx, ax",
-        // And not.
         "cli",
-        "sti",
-        "hlt",
+        "sti; nop; cli",
         "clts",
         "wbinvd",
         "swapgs",
@@ -193,7 +192,7 @@ pieces!(
         "rdpmc",
         "mov cr0, rax",
         "mov cr2, rax",
-        "mov cr3, rax",
+        "mov rax, cr3; mov cr3, rax",
         "mov cr4, rax",
         "mov cr8, rax",
         "mov rax, cr0",

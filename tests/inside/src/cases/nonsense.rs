@@ -174,11 +174,11 @@ pub fn stacks(bench: &mut Bench) -> Result<()> {
                 .with_context(|| format!("a call on {stack:#x}"))?;
             ensure!(guest.after(call).general[RDX] == *stack, "RSP changed");
 
-            // Traps that the Host reflects: an opcode, a page fault, a port's general protection.
+            // Traps that the Host reflects: an opcode, a page fault, general protection.
             for (what, code) in [
                 ("an opcode", code!("mov rsp, rcx", "ud2")),
                 ("a page fault", code!("mov rsp, rcx", "mov rax, [rdx]")),
-                ("hlt", code!("mov rsp, rcx", "hlt")),
+                ("lldt", code!("mov rsp, rcx", "lldt ax")),
                 ("int 0x80", code!("mov rsp, rcx", "int 0x80")),
             ] {
                 tried += 1;
