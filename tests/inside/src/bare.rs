@@ -34,7 +34,8 @@ pub const LINEAR: u64 = 0xffff_8880_0000_0000;
 // What lies in which page of its memory.
 /// The top-level table.
 pub const ROOT: u64 = PAGE;
-const UPPER: [u64; 3] = [2 * PAGE, 3 * PAGE, 4 * PAGE];
+/// The tables of levels 3 to 1 for all of memory.
+pub const UPPER: [u64; 3] = [2 * PAGE, 3 * PAGE, 4 * PAGE];
 /// The tables of levels 3 to 1 for ring 3's addresses.
 pub const LOWER: [u64; 3] = [5 * PAGE, 6 * PAGE, 7 * PAGE];
 const ENGINE: u64 = 8 * PAGE;

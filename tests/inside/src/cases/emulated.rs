@@ -12,8 +12,8 @@ use super::Bench;
 use super::instructions::frame_is_right;
 use crate::bare::reg::{R8, RAX, RBP, RBX, RCX, RDI, RDX, RSI};
 use crate::bare::{
-    Bare, CODE_BYTES, DIRECT, End, FREE, LINEAR, LOWER, Outcome, PAGE, ROOT, RW, Ring, USER_DATA,
-    must_die, with_module,
+    Bare, CODE_BYTES, DIRECT, End, FREE, LINEAR, LOWER, Outcome, PAGE, ROOT, RW, Ring, UPPER,
+    USER_DATA, must_die, with_module,
 };
 use crate::code;
 use crate::device::IRQ;
@@ -276,31 +276,40 @@ fn registers() -> Result<()> {
 
 /// A page whose translation the Guest changes: each of these must make it forget the old one.
 fn translations() -> Result<()> {
-    const PLACE: u64 = USER_DATA + 0x10_0000;
-    let entry = LOWER[2] + 8 * 0x100;
     let (one, two) = (FREE, FREE + PAGE);
-    for (name, code) in [
-        ("invlpg", code!("invlpg [rcx]")),
-        ("invlpg, all parts", code!("invlpg fs:[rdx*8+rbp-0x10]")),
-        ("mov cr3", code!("mov cr3, rsi")),
-        ("mov cr4", code!("mov cr4, rdi")),
+    let lower = (USER_DATA + 0x10_0000, LOWER[2] + 8 * 0x100);
+    // In the kernel's half, as the engine maps all of memory.
+    let upper = FREE + 2 * PAGE;
+    let upper = (LINEAR + upper, UPPER[2] + 8 * (upper / PAGE));
+    for (name, (place, entry), code) in [
+        ("invlpg", lower, code!("invlpg [rcx]")),
+        (
+            "invlpg, all parts",
+            lower,
+            code!("invlpg fs:[rdx*8+rbp-0x10]"),
+        ),
+        ("mov cr3", lower, code!("mov cr3, rsi")),
+        ("mov cr4", lower, code!("mov cr4, rdi")),
+        ("invlpg above", upper, code!("invlpg fs:[rdx*8+rbp-0x10]")),
+        ("mov cr3 without PGE", upper, code!("mov cr3, rsi")),
+        ("mov cr4 above", upper, code!("mov cr4, rdi")),
     ] {
         let mut guest = Bare::new()?;
         guest.write(entry, one | RW);
         guest.write(one, 1);
         guest.write(two, 2);
-        let before = guest.peek(PLACE);
+        let before = guest.peek(place);
         guest.poke(LINEAR + entry, two | RW);
         let mut with = guest.registers(Ring::One);
-        with.general[RCX] = PLACE;
+        with.general[RCX] = place;
         with.general[RSI] = ROOT;
         with.general[RDI] = 0xa0;
         with.general[RBP] = 0x1010;
         with.general[RDX] = 0x200;
-        with.general[R8] = PLACE - 0x2000;
+        with.general[R8] = place - 0x2000;
         let set = code!("wrfsbase r8");
         let step = guest.go_with(&[set, code].concat(), &with, 0);
-        let after = guest.peek(PLACE);
+        let after = guest.peek(place);
         guest.survive().with_context(|| name)?;
         let done = matches!(guest.outcome(step), Outcome::Trapped(t) if t.vector == 3);
         ensure!(done, "{name}: {:?}", guest.outcome(step));
