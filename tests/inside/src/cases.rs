@@ -11,6 +11,7 @@ mod hostile;
 mod instructions;
 mod kvm_after;
 mod leaks;
+mod leaving;
 mod measures;
 mod nonsense;
 mod requests;
@@ -391,6 +392,36 @@ pub const CASES: &[Case] = &[
         "device-signals",
         "stopped, traced, frozen, and killed by other signals",
         device::signals,
+    ),
+    case(
+        "leaving-signals",
+        "signals, stops, debuggers and BREAK: the sums stay right",
+        leaving::signals,
+    ),
+    case(
+        "leaving-freezer",
+        "both freezers, on Guests that spin, sleep and work",
+        leaving::freezer,
+    ),
+    case(
+        "leaving-suspend",
+        "the Host is suspended as far as each test level goes",
+        leaving::suspend,
+    ),
+    case(
+        "leaving-hotplug",
+        "the processor under a Guest goes away and comes back",
+        leaving::hotplug,
+    ),
+    case(
+        "leaving-migration",
+        "Guests moved between processors as fast as possible",
+        leaving::migration,
+    ),
+    case(
+        "leaving-module",
+        "the module stays while anybody holds the device",
+        leaving::module,
     ),
     case(
         "killed-anywhere",

@@ -13,6 +13,7 @@ pub mod guest;
 pub mod host;
 pub mod kvm;
 pub mod nets;
+pub mod progress;
 pub mod protocol;
 pub mod random;
 pub mod standin;

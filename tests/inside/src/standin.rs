@@ -7,6 +7,7 @@
 //! of its own, and its end shows what the Host gives back.
 
 mod calls;
+mod leaving;
 mod life;
 mod memory;
 mod order;
@@ -46,6 +47,8 @@ const STAND_INS: &[(&str, Body)] = &[
     ("memory-kinds", memory::kinds),
     ("memory-changes", memory::changes),
     ("storm", signals::storm),
+    ("sums", leaving::sums),
+    ("holder", leaving::holder),
     ("run", life::run),
     ("mortal", life::mortal),
     ("big", life::big),

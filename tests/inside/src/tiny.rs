@@ -34,6 +34,8 @@ pub const BOUND_KEY: u64 = 7;
 pub const BOUND_COUNT: u64 = 24;
 /// The line that goes with them.
 pub const BOUND_LINE: u32 = 5;
+/// The line that wakes [`NAP`].
+pub const NAP_LINE: u64 = 3;
 /// The first page that [`TOUCH`] touches.
 pub const TOUCHED: usize = 16;
 
@@ -56,6 +58,7 @@ global_asm!(
     ".endm",
     ".globl tiny_begin, tiny_end, tiny_count, tiny_spin, tiny_halt, tiny_end_as, tiny_die",
     ".globl tiny_touch, tiny_mirror, tiny_bound, tiny_port, tiny_ring",
+    ".globl tiny_sum, tiny_nap",
     "tiny_begin:",
     // Sends 0, 1, 2 and so on.
     "tiny_count:",
@@ -148,6 +151,47 @@ global_asm!(
     "jb 3b",
     "tiny_call 0",
     "jmp 2b",
+    // Adds up 1, 2, 3 and so on, by way of memory; after 20,000 of them it leaves number and sum in
+    // the first two words, and sends the number.
+    "tiny_sum:",
+    "tiny_start",
+    "xor r13d, r13d",
+    "2: mov ebp, 20000",
+    "3: inc r12",
+    "add r13, r12",
+    "mov [rbx + 16], r13",
+    "mov r14, [rbx + 16]",
+    "cmp r13, r14",
+    "jne tiny_die",
+    "dec ebp",
+    "jnz 3b",
+    "mov [rbx], r12",
+    "mov [rbx + 8], r13",
+    "mov rdi, r12",
+    "tiny_send",
+    "jmp 2b",
+    // The same, with a sleep before each thousand: line 3 wakes it.
+    "tiny_nap:",
+    "tiny_start",
+    "xor r13d, r13d",
+    "mov edi, 35",
+    "lea rsi, [rip + tiny_die]",
+    "mov edx, 0x201",
+    "tiny_call 6",
+    "2: tiny_call 10",
+    "tiny_call 32",
+    "test rax, rax",
+    "jz 2b",
+    "mov ebp, 1000",
+    "3: inc r12",
+    "add r13, r12",
+    "dec ebp",
+    "jnz 3b",
+    "mov [rbx], r12",
+    "mov [rbx + 8], r13",
+    "mov rdi, r12",
+    "tiny_send",
+    "jmp 2b",
     "tiny_end:",
     ".popsection",
 );
@@ -190,6 +234,10 @@ programs! {
     BOUND = tiny_bound;
     /// Writes to the port that ends this machine, and sends what it reads there.
     PORT = tiny_port;
+    /// Adds up all numbers; sends every 20,000th, with number and sum in words 0 and 1.
+    SUM = tiny_sum;
+    /// The same with every 1,000th, and a sleep before each until line [`NAP_LINE`] wakes it.
+    NAP = tiny_nap;
 }
 
 /// Memory that is lent to a Guest.

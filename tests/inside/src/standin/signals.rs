@@ -59,7 +59,7 @@ pub fn storm(_: &[String]) -> Result<()> {
 }
 
 /// Has this process sent a SIGALRM every so many microseconds, or no more.
-fn alarm(microseconds: i64) -> Result<()> {
+pub fn alarm(microseconds: i64) -> Result<()> {
     let every = libc::timeval {
         tv_sec: 0,
         tv_usec: microseconds,
