@@ -380,7 +380,10 @@ const REGISTERS: [u32; 3] = [0xc000_0080, 0x174, 0xc000_0082];
 
 /// The registers of a processor that a trip changes, or could.
 fn registers(cpu: usize) -> Result<Vec<u64>> {
-    REGISTERS.iter().map(|which| host::msr(cpu, *which)).collect()
+    REGISTERS
+        .iter()
+        .map(|which| host::msr(cpu, *which))
+        .collect()
 }
 
 pub fn hotplug(bench: &mut Bench) -> Result<()> {

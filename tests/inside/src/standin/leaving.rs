@@ -6,8 +6,8 @@
 use std::fs::OpenOptions;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use libc::{EAGAIN, EINTR, ENOENT};
@@ -46,7 +46,11 @@ pub fn sums(words: &[String]) -> Result<()> {
         }
         _ => bail!("spin or halt, restart or interrupt?"),
     };
-    let flags = if restart { SaFlags::SA_RESTART } else { SaFlags::empty() };
+    let flags = if restart {
+        SaFlags::SA_RESTART
+    } else {
+        SaFlags::empty()
+    };
     handle(Signal::SIGUSR1, count, flags)?;
     handle(Signal::SIGALRM, nothing, SaFlags::empty())?;
     let (program, step) = if halts { (NAP, 1000) } else { (SUM, 20_000) };
@@ -167,8 +171,8 @@ pub fn holder(words: &[String]) -> Result<()> {
                             0,
                         )
                     };
-                    let refused = mapped == libc::MAP_FAILED
-                        && nix::errno::Errno::last_raw() == libc::ENODEV;
+                    let refused =
+                        mapped == libc::MAP_FAILED && nix::errno::Errno::last_raw() == libc::ENODEV;
                     let done = wait().is_ok() && refused;
                     // SAFETY: Ends this process only.
                     unsafe { libc::_exit(i32::from(!done)) }
