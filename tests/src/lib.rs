@@ -26,4 +26,5 @@ pub mod report;
 pub mod sample;
 pub mod setup;
 pub mod terminal;
+pub mod tour;
 pub mod trip;
