@@ -60,9 +60,38 @@ const FIGURES_KNOWN: &[Figure] = &[
         goal: Goal::AtLeast(trip::TIMES_KVM as f64),
         command: "the second of these by the first, rounded down to two places",
         measure: || {
-            let Counted { lguest, kvm } = trips()?;
+            let Counted { lguest, kvm, .. } = trips()?;
             Ok((kvm as f64 / lguest as f64 * 100.0).floor() / 100.0)
         },
+    },
+    Figure {
+        name: "guest_syscall_int80",
+        unit: "instructions",
+        goal: Goal::AtMost(trip::INT80_AT_MOST as f64),
+        command: "a Guest's program reads the TSC, does a system call by `int 0x80` that returns at \
+                  once, reads the TSC again, in the same boot: the least of 10 rounds of 1,000",
+        measure: || Ok(trips()?.calls[0] as f64),
+    },
+    Figure {
+        name: "guest_syscall_syscall",
+        unit: "instructions",
+        goal: Goal::AtMost(trip::SYSCALL_AT_MOST as f64),
+        command: "the same by `syscall`",
+        measure: || Ok(trips()?.calls[1] as f64),
+    },
+    Figure {
+        name: "guest_syscall_int80_reflected",
+        unit: "instructions",
+        goal: Goal::None,
+        command: "the first of these two with a gate that is not direct",
+        measure: || Ok(trips()?.calls[2] as f64),
+    },
+    Figure {
+        name: "guest_syscall_syscall_reflected",
+        unit: "instructions",
+        goal: Goal::None,
+        command: "the second of them with a gate that is not direct",
+        measure: || Ok(trips()?.calls[3] as f64),
     },
     Figure {
         name: "cr3_writes_per_trip",

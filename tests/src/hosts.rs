@@ -99,6 +99,14 @@ pub const KINDS: &[Kind] = &[
         ..FIRST
     },
     Kind {
+        section: "host-intel",
+        about: "a processor that says it is Intel's, so that it has `sysenter`",
+        cpu: "max,vendor=GenuineIntel",
+        one_in: 12,
+        facts: &["GenuineIntel"],
+        ..FIRST
+    },
+    Kind {
         section: "host-checked",
         about: "the checked module, which watches the Host's state",
         kernel: Kernel::Checked,

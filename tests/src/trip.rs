@@ -29,6 +29,13 @@ const PATIENCE: Duration = Duration::from_secs(600);
 
 /// What a hypercall may cost, in instructions.
 pub const AT_MOST: u64 = 300;
+/// What a system call of a Guest's program may cost, by `int 0x80` and by `syscall`, if it does not
+/// leave the Guest.
+pub const INT80_AT_MOST: u64 = 10;
+/// See [`INT80_AT_MOST`].
+pub const SYSCALL_AT_MOST: u64 = 25;
+/// What the case calls them, in the order of [`Counted::calls`].
+const CALLS: [&str; 4] = ["int80", "syscall", "int80 reflected", "syscall reflected"];
 /// How many times as much it must cost under KVM.
 pub const TIMES_KVM: u64 = 8;
 /// How often a trip loads CR3, and how often CR4: the Guest's and the Host's.
@@ -64,8 +71,14 @@ pub fn test(report: &mut Report, name: &str, body: Test) -> Result<()> {
 
 /// The goals for what the machine counts.
 fn counted() -> Result<String> {
-    let Counted { lguest, kvm } = count()?;
-    let said = format!("{lguest} instructions under lguest, {kvm} under KVM");
+    let Counted { lguest, kvm, calls } = count()?;
+    let said = format!(
+        "{lguest} instructions under lguest, {kvm} under KVM; system calls {calls:?}"
+    );
+    ensure!(
+        calls[0] <= INT80_AT_MOST && calls[1] <= SYSCALL_AT_MOST,
+        "{said}: direct ones have to be at most {INT80_AT_MOST} and {SYSCALL_AT_MOST}"
+    );
     ensure!(
         lguest <= AT_MOST && lguest * TIMES_KVM <= kvm,
         "{said}: it has to be at most {AT_MOST}, and KVM's {TIMES_KVM} times as many"
@@ -97,6 +110,8 @@ pub struct Counted {
     pub lguest: u64,
     /// Of one under KVM.
     pub kvm: u64,
+    /// Of system calls of a Guest's program: `int 0x80` and `syscall`, then both through the Host.
+    pub calls: [u64; 4],
 }
 
 /// Has both counted.
@@ -119,8 +134,17 @@ pub fn count() -> Result<Counted> {
     };
     let lguest = least("round-trip", "good: round trip ")?;
     let kvm = least("kvm-round-trip", "good: vmmcall round trip ")?;
+    let notes = run(&mut machine, "system-calls-counted")?;
+    let mut calls = [0; 4];
+    for (count, name) in calls.iter_mut().zip(CALLS) {
+        let words = format!("good: {name} ");
+        let mut numbers = notes.iter().filter_map(|note| note.strip_prefix(&words));
+        // "syscall" is the beginning of "syscall reflected" too, of which no number is left.
+        let number = numbers.find_map(|number| number.parse().ok());
+        *count = number.with_context(|| format!("nothing about {name}"))?;
+    }
     machine.quit(Duration::from_secs(60))?;
-    Ok(Counted { lguest, kvm })
+    Ok(Counted { lguest, kvm, calls })
 }
 
 /// Runs a case and gives its notes.

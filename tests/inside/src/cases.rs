@@ -14,11 +14,13 @@ mod leaks;
 mod leaving;
 mod measures;
 mod nonsense;
+mod own_segments;
 mod requests;
 mod segments;
 mod state;
 mod storm;
 mod sweep;
+mod system_calls;
 mod tables;
 
 pub use requests::{WITH_LDT, with_ldt};
@@ -296,6 +298,36 @@ pub const CASES: &[Case] = &[
         segments::compatibility,
     ),
     case(
+        "segments-copied",
+        "segments are copied when they change, and only then",
+        own_segments::copied_once,
+    ),
+    case(
+        "segments-survive",
+        "a Guest's selectors survive other Guests and moves",
+        own_segments::selectors_survive,
+    ),
+    case(
+        "segments-taken",
+        "a selector whose segment is gone ends that Guest",
+        own_segments::taken_away,
+    ),
+    case(
+        "bases",
+        "bases of FS and GS that are no addresses",
+        own_segments::bases,
+    ),
+    case(
+        "system-calls",
+        "`int 0x80` and `syscall` without an exit",
+        system_calls::system_calls,
+    ),
+    case(
+        "sysenter",
+        "`sysenter` never reaches ring 0",
+        system_calls::sysenter,
+    ),
+    case(
         "starts",
         "a Guest that begins at nonsense",
         nonsense::starts,
@@ -480,6 +512,11 @@ pub const MEASURES: &[Case] = &[
         "kvm-round-trip",
         "the least instructions of KVM's vmmcall",
         measures::kvm_round_trip,
+    ),
+    case(
+        "system-calls-counted",
+        "the least instructions of a system call of ring 3",
+        measures::system_calls,
     ),
     case(
         "symbols",

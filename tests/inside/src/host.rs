@@ -86,10 +86,19 @@ pub fn facts(boot: &[Record]) -> String {
     let plural = if cpus == 1 { "" } else { "s" };
     let pti = if has_flag("pti") { "PTI" } else { "no PTI" };
     format!(
-        "{} with {levels} levels of page tables, {cpus} CPU{plural}, {pti}{}",
+        "{} with {levels} levels of page tables, {cpus} CPU{plural}, {}, {pti}{}",
         release.trim(),
+        vendor(),
         nets::facts(boot)
     )
+}
+
+/// Who the processor says has made it.
+pub fn vendor() -> String {
+    let processors = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let line = processors.lines().find(|line| line.starts_with("vendor_id"));
+    let name = line.and_then(|line| line.split_once(':'));
+    name.map_or("an unknown vendor", |(_, name)| name.trim()).to_owned()
 }
 
 /// Whether `/proc/cpuinfo` has a flag.

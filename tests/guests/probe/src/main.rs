@@ -15,6 +15,7 @@ mod paging;
 mod registers;
 mod state;
 mod storm;
+mod syscalls;
 mod walls;
 
 use rt::{boot, println, start};
@@ -43,6 +44,7 @@ const CASES: &[(&str, fn())] = &[
     ("round-trip", registers::round_trip),
     ("work", registers::work),
     ("storm", storm::storm),
+    ("syscalls", syscalls::syscalls),
     ("former-cpu", walls::former_cpu),
     ("ring", calls::ring),
     ("fault", faults::fault),

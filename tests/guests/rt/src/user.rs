@@ -193,12 +193,22 @@ fn handler(frame: &mut Frame) -> bool {
 ///
 /// The fault that it ran into.
 pub fn attempt(what: Attempt, address: u64) -> Result<u64, Fault> {
+    run(CODE, what as u64, address)
+}
+
+/// Runs other instructions in ring 3, with two numbers in RDI and RSI, until a trap or until
+/// system call 1.
+///
+/// # Errors
+///
+/// The trap that it ended with.
+pub fn run(code: u64, rdi: u64, rsi: u64) -> Result<u64, Fault> {
     prepare();
     expect(handler);
     RESULT.set(None);
     // SAFETY: Code and stack for ring 3 are mapped, and every way out of it is a trap whose
     // handler comes back here with this stack and the saved registers.
-    unsafe { rt_enter(what as u64, address, CODE, DATA + memory::PAGE) };
+    unsafe { rt_enter(rdi, rsi, code, DATA + memory::PAGE) };
     expect(|_| false);
     RESULT
         .get()

@@ -21,6 +21,18 @@ pub fn round_trip(bench: &mut Bench) -> Result<()> {
     Ok(())
 }
 
+/// What system calls of a Guest's program cost.
+pub fn system_calls(bench: &mut Bench) -> Result<()> {
+    let ended = guests::run(&["case=syscalls", "rounds=10"])?;
+    ended
+        .expect_code(guests::OFF)?
+        .expect_output("good: syscall reflected ")?;
+    for line in ended.output.lines() {
+        bench.control.say("note", line.trim_end())?;
+    }
+    Ok(())
+}
+
 /// The round trip of KVM's.
 pub fn kvm_round_trip(bench: &mut Bench) -> Result<()> {
     kvm::load()?;

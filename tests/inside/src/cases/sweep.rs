@@ -27,11 +27,14 @@ enum Fate {
     Ends(End),
     /// It dies, and one of these texts is in the reason.
     Dies(&'static [&'static str]),
+    /// It lives, or dies with one of these texts in the reason: that depends on what lies in its
+    /// memory there.
+    Either(&'static [&'static str]),
     /// It runs on, on tables of nonsense, as long as it can.
     Doubtful,
 }
 
-use Fate::{Dies, Doubtful, Ends, Lives};
+use Fate::{Dies, Doubtful, Either, Ends, Lives};
 
 /// One hypercall: its number, its name, and arguments in good order.
 type Call = (u64, &'static str, [u64; 4]);
@@ -40,12 +43,16 @@ type Call = (u64, &'static str, [u64; 4]);
 const RECORDS: u64 = FREE;
 /// A copy of the top-level table.
 const OTHER_ROOT: u64 = FREE + PAGE;
+/// Pages of zeros, which are empty descriptors.
+const SEGMENTS: u64 = FREE + 2 * PAGE;
+const SEGMENTS_END: u64 = FREE + 8 * PAGE;
 
 /// Every hypercall there is. A test compares this list with the agreement.
-const CALLS: [Call; 12] = [
+const CALLS: [Call; 15] = [
     (0, "FLUSH_ASYNC", [0; 4]),
     (1, "INIT", [1, 0, 0, 0]),
     (2, "SHUTDOWN", [0, 3, 16, 0]),
+    (3, "LOAD_GDT", [SEGMENTS, 16, 0, 0]),
     (4, "NEW_PGTABLE", [OTHER_ROOT, 0, 0, 0]),
     (5, "FLUSH_TLB", [1, 0, 0, 0]),
     (6, "LOAD_IDT_ENTRY", [50, LINEAR + 8 * PAGE, 0x201, 0]),
@@ -53,12 +60,14 @@ const CALLS: [Call; 12] = [
     (10, "HALT", [0; 4]),
     (12, "BIND_DMA", [7, RECORDS, 2, 5]),
     (13, "SEND_DMA", [3, RECORDS, 0, 0]),
+    (16, "LOAD_TLS", [SEGMENTS, 0, 0, 0]),
+    (18, "LOAD_GDT_ENTRY", [13, 0x00cf_f300_0000_ffff, 0, 0]),
     (32, "NEXT_IRQ", [0; 4]),
     (33, "FLUSH_ADDRESS", [USER_DATA, 0, 0, 0]),
 ];
 
 /// Numbers that mean nothing.
-const UNKNOWN: [u64; 10] = [3, 8, 9, 11, 14, 31, 34, 255, 1 << 32, u64::MAX];
+const UNKNOWN: [u64; 11] = [8, 9, 11, 14, 17, 19, 31, 34, 255, 1 << 32, u64::MAX];
 
 /// Whether bits 63 to `highest` are all alike.
 fn alike(address: u64, highest: u32) -> bool {
@@ -88,6 +97,25 @@ fn fits(at: u64, bytes: u64) -> bool {
     at.checked_add(bytes).is_some_and(|end| end <= END)
 }
 
+/// Whether a descriptor is one that a Guest may have: none, or 32-bit data of ring 0 (which becomes
+/// ring 1), 1 or 3.
+fn segment(word: u64) -> bool {
+    let bits = |low: u32, count: u32| word >> low & ((1 << count) - 1);
+    word == 0 || bits(43, 2) == 2 && bits(53, 2) == 2 && bits(45, 2) != 2
+}
+
+/// What must become of a call that reads so many descriptors, of which these last count.
+fn segments(at: u64, count: u64, last: u64, names: &'static [&'static str]) -> Fate {
+    let bytes = count * 8;
+    if count > 16 || !fits(at, bytes) {
+        Dies(names)
+    } else if count <= last || SEGMENTS <= at && at + bytes <= SEGMENTS_END {
+        Lives(Some(0))
+    } else {
+        Either(names)
+    }
+}
+
 /// What must become of a Guest that makes this call. Fewer than 32 arrays
 /// are bound.
 fn fate(number: u64, args: [u64; 4], five: bool) -> Fate {
@@ -104,6 +132,12 @@ fn fate(number: u64, args: [u64; 4], five: bool) -> Fate {
             3 if fits(a, c.min(256)) => Dies(&["CRASH: "]),
             _ => Dies(&["SHUTDOWN (2)"]),
         },
+        3 => segments(a, b.min(17), 12, &["LOAD_GDT (3)"]),
+        16 => segments(a, 3, 0, &["LOAD_TLS (16)"]),
+        18 => {
+            let good = (12..16).contains(&a) && segment(b);
+            lives_if(good, &["LOAD_GDT_ENTRY (18)"], Some(0))
+        }
         4 => match a & 0x000f_ffff_ffff_f000 {
             ROOT | OTHER_ROOT => Lives(Some(0)),
             // What is in the shadow of the kernel's half is still there.
@@ -171,6 +205,23 @@ fn interesting(reserved: &[u64]) -> Vec<u64> {
             values.extend([place.wrapping_sub(off), place, place.wrapping_add(off)]);
         }
     }
+    // Descriptors: nearly all data of ring 3, code, systems, other rings, and the one after.
+    for high in [
+        0x00cf_f300_u64,
+        0x0040_7200,
+        0x00cf_9200,
+        0x00cf_b600,
+        0x00cf_d300,
+        0x00cf_fb00,
+        0x00af_9b00,
+        0x00ef_f300,
+        0x008f_f300,
+        0x00cf_e300,
+        0x0000_8900,
+        0x0000_ec00,
+    ] {
+        values.push(high << 32 | 0xffff);
+    }
     // With something in the upper half of the word.
     values.extend([
         1 << 32 | RECORDS,
@@ -226,6 +277,19 @@ fn check(guest: &Bare, end: &End, fates: &[(usize, Fate)]) -> Result<()> {
                 other => bail!("step {step}: {other:?}, not {fate:?}; the end: {end:?}"),
             },
             Doubtful => return Ok(()),
+            Either(texts) => {
+                if guest.outcome(*step) == Outcome::Done(0) {
+                    continue;
+                }
+                let End::Dead(reason) = end else {
+                    bail!("step {step}: {end:?}, not {fate:?}");
+                };
+                ensure!(
+                    texts.iter().any(|text| reason.contains(text)),
+                    "step {step}: died of {reason:?}, not of {texts:?}"
+                );
+                return Ok(());
+            }
             Ends(wanted) => {
                 ensure!(end == wanted, "step {step}: {end:?}, not {wanted:?}");
                 return Ok(());
@@ -330,8 +394,8 @@ fn at_border(value: u64) -> bool {
 /// Whether a call does not look at this argument.
 fn unused(number: u64, place: usize) -> bool {
     let used = match number {
-        1 | 4 | 5 | 33 => 1,
-        7 => 2,
+        1 | 4 | 5 | 16 | 33 => 1,
+        3 | 7 | 18 => 2,
         // SEND_DMA's key may be anything.
         13 => 2,
         2 | 6 => 3,
