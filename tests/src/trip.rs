@@ -72,9 +72,8 @@ pub fn test(report: &mut Report, name: &str, body: Test) -> Result<()> {
 /// The goals for what the machine counts.
 fn counted() -> Result<String> {
     let Counted { lguest, kvm, calls } = count()?;
-    let said = format!(
-        "{lguest} instructions under lguest, {kvm} under KVM; system calls {calls:?}"
-    );
+    let said =
+        format!("{lguest} instructions under lguest, {kvm} under KVM; system calls {calls:?}");
     ensure!(
         calls[0] <= INT80_AT_MOST && calls[1] <= SYSCALL_AT_MOST,
         "{said}: direct ones have to be at most {INT80_AT_MOST} and {SYSCALL_AT_MOST}"

@@ -96,9 +96,12 @@ pub fn facts(boot: &[Record]) -> String {
 /// Who the processor says has made it.
 pub fn vendor() -> String {
     let processors = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let line = processors.lines().find(|line| line.starts_with("vendor_id"));
+    let line = processors
+        .lines()
+        .find(|line| line.starts_with("vendor_id"));
     let name = line.and_then(|line| line.split_once(':'));
-    name.map_or("an unknown vendor", |(_, name)| name.trim()).to_owned()
+    name.map_or("an unknown vendor", |(_, name)| name.trim())
+        .to_owned()
 }
 
 /// Whether `/proc/cpuinfo` has a flag.

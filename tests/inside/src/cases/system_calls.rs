@@ -148,7 +148,11 @@ fn calls(way: &Way, count: u64) -> Result<u64> {
         );
     } else if count == 1 {
         // A reflected frame shows the Guest's own interrupt flag, which is off here.
-        let wanted = if way.trips == 0 { FLAGS } else { FLAGS & !0x200 };
+        let wanted = if way.trips == 0 {
+            FLAGS
+        } else {
+            FLAGS & !0x200
+        };
         let flags = after[R8 + 3];
         ensure!(
             flags == wanted,
