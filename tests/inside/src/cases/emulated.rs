@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use iced_x86::{Code, Decoder, DecoderOptions};
+use iced_x86::{Code, Decoder, DecoderOptions, Mnemonic, OpKind, Register};
 
 use super::Bench;
 use super::instructions::frame_is_right;
@@ -140,7 +140,9 @@ fn judge(guest: &Bare, step: usize, line: &Line, with: [u64; 15]) -> Result<()> 
         Done(changes) => {
             let end = start + code.len() as u64;
             ensure!((trap.vector, trap.rip) == (3, end + 1), "{trap:?}");
-            ensure!(trap.rflags & RF == 0, "RF is on: {trap:?}");
+            // QEMU 10.0 runs WBINVD and INVD in ring 1, and leaves RF on.
+            let left = line.0 == "caches";
+            ensure!(left || trap.rflags & RF == 0, "RF is on: {trap:?}");
             let mut want = with;
             for (register, value) in *changes {
                 want[*register] = *value;
@@ -622,7 +624,12 @@ fn round_of_code(random: &mut Random) -> Result<(u64, u64, bool)> {
         let start = guest.code_at(ring, step);
         let past = (trap.vector, trap.rip) == (1, start + insn.len() as u64);
         let refused = (trap.vector, trap.error, trap.rip) == (13, 0, start);
-        ensure!(past || refused, "{bytes:x?}: {trap:?}, begun at {start:#x}");
+        // QEMU 10.0 calls some an invalid opcode that have a prefix without a meaning.
+        let invalid = (trap.vector, trap.rip) == (6, start);
+        ensure!(
+            past || refused || invalid,
+            "{bytes:x?}: {trap:?}, begun at {start:#x}"
+        );
         done += u64::from(past);
     }
     Ok((run, done, matches!(end, End::Dead(_))))
@@ -676,5 +683,13 @@ fn string(random: &mut Random) -> Vec<u8> {
         bytes.push(random.word() as u8);
     }
     assert!(bytes.len() < CODE_BYTES, "no room");
+    // QEMU 7.2 takes the ring from the null descriptor that a load of SS leaves, and that is ring 0:
+    // see the case `null-ss`. Then the next instruction is the Host's, and it may be any.
+    let insn = Decoder::new(64, &bytes, DecoderOptions::NONE).decode();
+    if insn.op0_kind() == OpKind::Register && insn.op0_register() == Register::SS
+        || matches!(insn.mnemonic(), Mnemonic::Lss)
+    {
+        return string(random);
+    }
     bytes
 }
