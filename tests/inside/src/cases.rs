@@ -4,6 +4,7 @@
 
 mod device;
 mod emulated;
+mod exits;
 mod fit;
 mod former;
 mod guests;
@@ -424,6 +425,11 @@ pub const CASES: &[Case] = &[
         "device-signals",
         "stopped, traced, frozen, and killed by other signals",
         device::signals,
+    ),
+    case(
+        "exits",
+        "exits by reason and the last of them, against what a Guest did",
+        exits::exits,
     ),
     case(
         "leaving-signals",

@@ -219,11 +219,14 @@ pub fn signals(bench: &mut Bench) -> Result<()> {
 fn traced(sums: &Sums) -> Result<()> {
     let pid = sums.pid();
     ptrace::attach(pid)?;
-    let status = waitpid(pid, Some(WaitPidFlag::__WALL))?;
-    ensure!(
-        matches!(status, WaitStatus::Stopped(_, Signal::SIGSTOP)),
-        "attached: {status:?}"
-    );
+    // An alarm of the sleeper's may come first, and goes where it was going.
+    loop {
+        match waitpid(pid, Some(WaitPidFlag::__WALL))? {
+            WaitStatus::Stopped(_, Signal::SIGSTOP) => break,
+            WaitStatus::Stopped(_, signal) => ptrace::cont(pid, signal)?,
+            status => bail!("attached: {status:?}"),
+        }
+    }
     let before = sums.progress()?;
     let registers = ptrace::getregs(pid)?;
     ensure!(registers.rip != 0, "RIP is 0");
