@@ -7,6 +7,7 @@ mod emulated;
 mod exits;
 mod fit;
 mod former;
+mod fpu;
 mod guests;
 mod hostile;
 mod instructions;
@@ -138,9 +139,24 @@ pub const CASES: &[Case] = &[
     ),
     case("ports", "IN and OUT of every size", guests::ports),
     case(
-        "fpu",
-        "a use of the FPU ends the Guest and says so",
-        guests::fpu,
+        "fpu-fresh",
+        "a new Guest's FPU registers, and the Launcher's",
+        fpu::fresh,
+    ),
+    case(
+        "fpu-ts",
+        "the Guest's TS, and when it has registers",
+        fpu::ts,
+    ),
+    case(
+        "fpu-exceptions",
+        "exceptions of x87 and SSE, rings 1 and 3",
+        fpu::exceptions,
+    ),
+    case(
+        "fpu-busy",
+        "Guests and programs calculate, move and are killed",
+        fpu::busy,
     ),
     case("memory", "every page of memory can be used", guests::memory),
     case(

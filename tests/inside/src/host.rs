@@ -3,6 +3,7 @@
 //! The Linux that this runs in: its file systems, module, log and counters.
 
 use std::collections::BTreeMap;
+use std::ffi::CStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -145,8 +146,17 @@ pub fn load_module() -> Result<()> {
     if module_loaded() {
         return Ok(());
     }
+    load_module_with(c"")
+}
+
+/// Loads the module with these parameters.
+///
+/// # Errors
+///
+/// When there is none, it is loaded already, or the kernel refuses it.
+pub fn load_module_with(parameters: &CStr) -> Result<()> {
     let file = File::open(MODULE).context("the module is not in this machine: `make module`")?;
-    kmod::finit_module(&file, c"", ModuleInitFlags::empty())
+    kmod::finit_module(&file, parameters, ModuleInitFlags::empty())
         .with_context(|| format!("the kernel refuses {MODULE}"))?;
     Ok(())
 }

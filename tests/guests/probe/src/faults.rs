@@ -6,7 +6,7 @@ use core::arch::asm;
 
 use rt::memory::{self, PRESENT, WRITABLE, entry, write_entry};
 use rt::traps::{self, Frame, expect};
-use rt::{Global, boot, println, shared};
+use rt::{Global, println, shared};
 
 /// An address that nothing is mapped at.
 const NOWHERE: u64 = 0x5000_0000;
@@ -191,17 +191,4 @@ pub fn privileged() {
     forbidden!("stac", "stac", 6 | 13);
     forbidden!("rdpkru", "rdpkru", 6);
     println!("good: nothing that is forbidden went through");
-}
-
-/// Uses the floating-point unit, which a Guest has not got yet. Does not come back.
-pub fn fpu() {
-    println!("using {}", boot::option("unit").unwrap_or("x87"));
-    // SAFETY: The Host ends the Guest at the first of these instructions.
-    unsafe {
-        match boot::option("unit") {
-            Some("sse") => asm!("pxor xmm0, xmm0"),
-            _ => asm!("fld1"),
-        }
-    }
-    println!("bad: went on after it");
 }

@@ -9,6 +9,7 @@
 
 mod calls;
 mod faults;
+mod fpu;
 mod hostile;
 mod interrupts;
 mod paging;
@@ -50,7 +51,7 @@ const CASES: &[(&str, fn())] = &[
     ("fault", faults::fault),
     ("traps", faults::traps),
     ("ports", faults::ports),
-    ("fpu", faults::fpu),
+    ("fpu", fpu::work),
     ("privileged", faults::privileged),
     ("user", walls::user),
     ("walls", walls::walls),

@@ -108,19 +108,6 @@ pub fn ports(_: &mut Bench) -> Result<()> {
     good(&["case=ports"], "ports read as all ones")
 }
 
-pub fn fpu(_: &mut Bench) -> Result<()> {
-    for unit in ["x87", "sse"] {
-        let ended = run(&["case=fpu", &format!("unit={unit}")])?;
-        ended.expect_code(KILLED)?.expect_error("FPU")?;
-        ensure!(
-            !ended.output.contains("bad:"),
-            "it went on: {}",
-            ended.said()
-        );
-    }
-    host::wait_until_free()
-}
-
 pub fn endings(_: &mut Bench) -> Result<()> {
     run(&["case=off"])?.expect_code(OFF)?;
     run(&["case=crash"])?

@@ -48,7 +48,7 @@ const SEGMENTS: u64 = FREE + 2 * PAGE;
 const SEGMENTS_END: u64 = FREE + 8 * PAGE;
 
 /// Every hypercall there is. A test compares this list with the agreement.
-const CALLS: [Call; 15] = [
+const CALLS: [Call; 16] = [
     (0, "FLUSH_ASYNC", [0; 4]),
     (1, "INIT", [1, 0, 0, 0]),
     (2, "SHUTDOWN", [0, 3, 16, 0]),
@@ -57,6 +57,7 @@ const CALLS: [Call; 15] = [
     (5, "FLUSH_TLB", [1, 0, 0, 0]),
     (6, "LOAD_IDT_ENTRY", [50, LINEAR + 8 * PAGE, 0x201, 0]),
     (7, "SET_STACK", [LINEAR + TRAP_STACK, 2, 0, 0]),
+    (8, "TS", [1, 0, 0, 0]),
     (10, "HALT", [0; 4]),
     (12, "BIND_DMA", [7, RECORDS, 2, 5]),
     (13, "SEND_DMA", [3, RECORDS, 0, 0]),
@@ -67,7 +68,7 @@ const CALLS: [Call; 15] = [
 ];
 
 /// Numbers that mean nothing.
-const UNKNOWN: [u64; 11] = [8, 9, 11, 14, 17, 19, 31, 34, 255, 1 << 32, u64::MAX];
+const UNKNOWN: [u64; 10] = [9, 11, 14, 17, 19, 31, 34, 255, 1 << 32, u64::MAX];
 
 /// Whether bits 63 to `highest` are all alike.
 fn alike(address: u64, highest: u32) -> bool {
@@ -158,6 +159,7 @@ fn fate(number: u64, args: [u64; 4], five: bool) -> Fate {
                 (0..if form { b } else { 0 }).all(|page| writable(a.wrapping_sub(PAGE * page + 1)));
             lives_if(form && pages, &["SET_STACK"], Some(0))
         }
+        8 => lives_if(a <= 1, &["TS (8)"], Some(0)),
         12 => {
             let good = d < 64 && records_fit(b, c);
             lives_if(good, &["BIND_DMA (12)"], Some(1))
@@ -394,7 +396,7 @@ fn at_border(value: u64) -> bool {
 /// Whether a call does not look at this argument.
 fn unused(number: u64, place: usize) -> bool {
     let used = match number {
-        1 | 4 | 5 | 16 | 33 => 1,
+        1 | 4 | 5 | 8 | 16 | 33 => 1,
         3 | 7 | 18 => 2,
         // SEND_DMA's key may be anything.
         13 => 2,
