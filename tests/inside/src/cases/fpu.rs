@@ -266,22 +266,22 @@ fn ran(guest: &Bare, step: StepNumber) -> Result<()> {
 
 /// A step that trapped at a place of its code.
 fn trapped(guest: &Bare, step: StepNumber, vector: u64, place: u64) -> Result<()> {
-    match guest.outcome(step) {
-        Outcome::Trapped(trap)
-            if trap.vector == vector && trap.error == 0 && {
-                let ring = if trap.cs == 0x09 {
-                    Ring::One
-                } else {
-                    Ring::Three
-                };
-                super::instructions::frame_is_right(&trap, ring).is_ok()
-                    && trap.rip == guest.code_at(ring, step) + place
-            } =>
-        {
-            Ok(())
-        }
-        other => bail!("step {step}: {other:?}, not trap {vector} at byte {place}"),
-    }
+    let Outcome::Trapped(mut trap) = guest.outcome(step) else {
+        bail!("step {step} was never reached");
+    };
+    let ring = if trap.cs == Ring::One.cs() {
+        Ring::One
+    } else {
+        Ring::Three
+    };
+    let wanted = (vector, 0, guest.code_at(ring, step) + place);
+    ensure!(
+        (trap.vector, trap.error, trap.rip) == wanted,
+        "step {step}: {trap:?}, not trap {vector} at byte {place}"
+    );
+    // After a direct trap the interrupt flag is the real one.
+    trap.rflags &= !0x200;
+    super::instructions::frame_is_right(&trap, ring)
 }
 
 /// The two counters: trips with registers, and traps that the Guest did not hear of.
