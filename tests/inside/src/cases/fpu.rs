@@ -337,7 +337,15 @@ fn one_use() -> Result<()> {
     Ok(())
 }
 
-/// TS on and off again, directly and through the ring, with a value that must outlive it.
+/// How a Guest reaches its TS.
+#[derive(Clone, Copy)]
+enum Way {
+    Call,
+    Ring,
+    Cr0,
+}
+
+/// TS on and off again, in every way, with a value that must outlive it.
 fn on_and_off(ring: Ring) -> Result<()> {
     const MARK: u64 = 0x0123_4567_89ab_cdef;
     let mut guest = Bare::new()?;
@@ -349,13 +357,20 @@ fn on_and_off(ring: Ring) -> Result<()> {
     (0..2 * TRIPS).for_each(|_| _ = guest.call(0, [0; 4]));
     let mut marked = vec![guest.go(ring, code!("movq rax, xmm3", "fst st(1)"))];
     let mut stopped = Vec::new();
-    for through_ring in [false, true] {
-        if through_ring {
-            guest.queue(0, TS, [1, 0, 0, 0]);
-            guest.call(0, [0; 4]);
-        } else {
-            guest.call(TS, [1, 0, 0, 0]);
+    let mut cr0 = Vec::new();
+    for way in [Way::Call, Way::Ring, Way::Cr0] {
+        match way {
+            Way::Call => _ = guest.call(TS, [1, 0, 0, 0]),
+            Way::Ring => {
+                guest.queue(0, TS, [1, 0, 0, 0]);
+                guest.call(0, [0; 4]);
+            }
+            Way::Cr0 => {
+                let set = code!("mov rax, cr0", "or eax, 8", "mov cr0, rax");
+                run.push(guest.go(Ring::One, set));
+            }
         }
+        cr0.push((guest.go(Ring::One, code!("mov rax, cr0")), 8));
         for instruction in [
             code!("fldz"),
             code!("fwait"),
@@ -367,12 +382,15 @@ fn on_and_off(ring: Ring) -> Result<()> {
         }
         (0..TRIPS).for_each(|_| _ = guest.call(0, [0; 4]));
         stopped.push(guest.go(ring, code!("pxor xmm3, xmm3")));
-        if through_ring {
-            guest.queue(1, TS, [0; 4]);
-            guest.call(0, [0; 4]);
-        } else {
-            guest.call(TS, [0; 4]);
+        match way {
+            Way::Call => _ = guest.call(TS, [0; 4]),
+            Way::Ring => {
+                guest.queue(1, TS, [0; 4]);
+                guest.call(0, [0; 4]);
+            }
+            Way::Cr0 => run.push(guest.go(Ring::One, code!("clts"))),
         }
+        cr0.push((guest.go(Ring::One, code!("mov rax, cr0")), 0));
         marked.push(guest.go(ring, code!("movq rax, xmm3")));
     }
     run.extend(&marked);
@@ -386,6 +404,10 @@ fn on_and_off(ring: Ring) -> Result<()> {
     }
     for step in stopped {
         trapped(&guest, step, 7, 0)?;
+    }
+    for (step, ts) in cr0 {
+        let found = guest.after(step).general[RAX];
+        ensure!(found & 8 == ts, "step {step}: CR0 is {found:#x}");
     }
     Ok(())
 }
