@@ -433,6 +433,11 @@ pub const CASES: &[Case] = &[
         device::lent_memory,
     ),
     case(
+        "lent",
+        "a Guest's memory is swapped, moved, joined and shared while it runs",
+        device::lent,
+    ),
+    case(
         "device-storm",
         "a storm of signals loses no record",
         device::storm,

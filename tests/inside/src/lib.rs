@@ -17,4 +17,5 @@ pub mod progress;
 pub mod protocol;
 pub mod random;
 pub mod standin;
+pub mod swap;
 pub mod tiny;

@@ -8,6 +8,7 @@
 
 mod calls;
 mod leaving;
+mod lent;
 mod life;
 mod memory;
 mod order;
@@ -46,6 +47,7 @@ const STAND_INS: &[(&str, Body)] = &[
     ("setuid", tasks::setuid),
     ("memory-kinds", memory::kinds),
     ("memory-changes", memory::changes),
+    ("lent", lent::lent),
     ("storm", signals::storm),
     ("sums", leaving::sums),
     ("holder", leaving::holder),

@@ -38,6 +38,8 @@ pub const BOUND_LINE: u32 = 5;
 pub const NAP_LINE: u64 = 3;
 /// The first page that [`TOUCH`] touches.
 pub const TOUCHED: usize = 16;
+/// How often [`KEEP`] counts before it says so.
+pub const KEPT_ROUNDS: u64 = 10;
 
 // RBX holds the address of the words; R12 counts. There is no stack.
 global_asm!(
@@ -58,7 +60,7 @@ global_asm!(
     ".endm",
     ".globl tiny_begin, tiny_end, tiny_count, tiny_spin, tiny_halt, tiny_end_as, tiny_die",
     ".globl tiny_touch, tiny_mirror, tiny_bound, tiny_port, tiny_ring",
-    ".globl tiny_sum, tiny_nap",
+    ".globl tiny_sum, tiny_nap, tiny_keep",
     "tiny_begin:",
     // Sends 0, 1, 2 and so on.
     "tiny_count:",
@@ -104,6 +106,32 @@ global_asm!(
     "mov rdi, r12",
     "tiny_send",
     "jmp 2b",
+    // Counts in the first word of every page up to the address in the first word, and never
+    // forgets a translation. Sends how far it has come after ten rounds; or -1 for ever, if a page
+    // has another number than it should, with the two numbers in words 1 and 3.
+    "tiny_keep:",
+    "tiny_start",
+    "2: mov r13d, 10",
+    "3: mov ecx, 0x40010000",
+    "4: cmp rcx, [rbx]",
+    "jae 5f",
+    "mov rdx, [rcx]",
+    "cmp rdx, r12",
+    "jne 6f",
+    "add qword ptr [rcx], 1",
+    "add rcx, 4096",
+    "jmp 4b",
+    "5: inc r12",
+    "dec r13d",
+    "jnz 3b",
+    "mov rdi, r12",
+    "tiny_send",
+    "jmp 2b",
+    "6: mov [rbx + 8], rdx",
+    "mov [rbx + 24], r12",
+    "mov rdi, -1",
+    "tiny_send",
+    "jmp 6b",
     // Sends the first word, having copied it to the second.
     "tiny_mirror:",
     "tiny_start",
@@ -228,6 +256,10 @@ programs! {
     /// Touches all pages from [`TOUCHED`] on up to the guest-virtual address in word 0, flushes
     /// everything, and sends how often it has done so.
     TOUCH = tiny_touch;
+    /// Counts in all pages from [`TOUCHED`] on up to the address in word 0, and sends how far it
+    /// has come after [`KEPT_ROUNDS`]; -1 if a page has lost count, with what it has and should
+    /// have in words 1 and 3.
+    KEEP = tiny_keep;
     /// Copies word 0 to word 1 and sends it.
     MIRROR = tiny_mirror;
     /// Binds records and goes on like [`COUNT`].

@@ -20,6 +20,7 @@ use crate::guest::{Ended, Guest};
 use crate::host::{self, Record};
 use crate::protocol::Injection;
 use crate::random::Random;
+use crate::swap::Swap;
 
 /// How long a killed process may take to be gone.
 const SECONDS_TO_DIE: Duration = Duration::from_secs(20);
@@ -74,6 +75,14 @@ pub fn tasks(bench: &mut Bench) -> Result<()> {
 pub fn lent_memory(bench: &mut Bench) -> Result<()> {
     stand_in(bench, &["memory-kinds"])?;
     stand_in(bench, &["memory-changes"])
+}
+
+/// Memory that Linux swaps, moves, joins and shares while a Guest uses it.
+pub fn lent(bench: &mut Bench) -> Result<()> {
+    let swap = Swap::new(16384)?;
+    let result = stand_in(bench, &["lent"]);
+    drop(swap);
+    result
 }
 
 pub fn storm(bench: &mut Bench) -> Result<()> {
