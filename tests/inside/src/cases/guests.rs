@@ -123,7 +123,7 @@ pub fn endings(_: &mut Bench) -> Result<()> {
 
 /// How long a killed Launcher may take to be gone.
 pub fn time_to_die() -> Duration {
-    Duration::from_secs(20) * host::patience()
+    Duration::from_secs(60) * host::patience()
 }
 
 /// The processor time that a task has used, in clock ticks of which 100 are a second.
