@@ -216,7 +216,12 @@ pub fn wrong_task(_: &mut Bench) -> Result<()> {
         "INITIALIZE in good order was refused"
     );
     elsewhere("GETDMA", &[GETDMA, 0])?;
-    elsewhere("IRQ", &[IRQ, 1])?;
+    // Interrupts are for everyone who holds the file.
+    for (line, wanted) in [(1, Ok(16)), (63, Ok(16)), (64, Err(libc::EINVAL))] {
+        let answer = thread::scope(|scope| scope.spawn(|| device.request(&[IRQ, line])).join());
+        let answer = answer.map_err(|_| anyhow::anyhow!("the other task panicked"))?;
+        ensure!(answer == wanted, "IRQ {line} of another task: {answer:?}");
+    }
     let answer = thread::scope(|scope| scope.spawn(|| device.read(64)).join());
     let answer = answer.map_err(|_| anyhow::anyhow!("the other task panicked"))?;
     refused("read() from another task", answer, libc::EPERM)?;

@@ -321,7 +321,11 @@ pub fn crowd(_: &[String]) -> Result<()> {
             match random >> 60 {
                 0..4 => expect_error("INITIALIZE", device.request(&good), EPERM)?,
                 4..7 => expect_error("GETDMA", device.request(&[GETDMA, BOUND_KEY]), EPERM)?,
-                7..10 => expect_error("IRQ", device.request(&[IRQ, 200]), EPERM)?,
+                7..9 => expect_error("IRQ 200", device.request(&[IRQ, 200]), EINVAL)?,
+                9 => {
+                    expect("IRQ", device.request(&[IRQ, random >> 8 & 63]), Ok(16))?;
+                    continue;
+                }
                 10..13 => expect_error("read()", device.read(24), EPERM)?,
                 13 => expect_error("nonsense", device.request(&[random]), EINVAL)?,
                 _ => {
