@@ -40,7 +40,7 @@ pub const UPPER: [u64; 3] = [2 * PAGE, 3 * PAGE, 4 * PAGE];
 pub const LOWER: [u64; 3] = [5 * PAGE, 6 * PAGE, 7 * PAGE];
 const ENGINE: u64 = 8 * PAGE;
 /// The engine's variables.
-const STATE: u64 = 10 * PAGE;
+pub const STATE: u64 = 10 * PAGE;
 const ENGINE_STACK: u64 = 12 * PAGE;
 /// The top of the stack on which ring-1 instructions run.
 pub const RING1_STACK: u64 = 14 * PAGE;
@@ -649,6 +649,11 @@ impl Bare {
     /// Leaves INIT and the handlers to the steps.
     pub fn raw(&mut self) {
         self.write(STATE + 24, 1);
+    }
+
+    /// Where its memory begins in this process.
+    pub fn address(&self) -> usize {
+        self.memory.as_ptr().addr()
     }
 
     /// The word at a guest-physical address.

@@ -11,6 +11,7 @@ mod fpu;
 mod guests;
 mod hostile;
 mod instructions;
+mod irqs;
 mod kvm_after;
 mod leaks;
 mod leaving;
@@ -184,6 +185,16 @@ pub const CASES: &[Case] = &[
         "input-blocked",
         "an interrupt waits while it is not wanted",
         guests::input_blocked,
+    ),
+    case(
+        "irq-race",
+        "numbered interrupts of another thread: none lost, none twice",
+        irqs::race_of_threads,
+    ),
+    case(
+        "irq-kick",
+        "an interrupt of another thread breaks in at once",
+        irqs::kicked,
     ),
     case(
         "bad-record",

@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Interrupts raised by another thread while the Guest runs: none is lost, none is taken twice, and
+//! none waits for the Host's clock.
+//!
+//! The Guest turns its interrupts off and on, computes and halts at random. The other thread
+//! numbers its interrupts, and raises the next when the Guest's handler has shown the number of the
+//! last. The handler returns through the restartable window of the agreement.
+
+use std::arch::global_asm;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, anyhow, ensure};
+
+use super::Bench;
+use crate::bare::{Bare, End, FREE, LINEAR, Outcome, PAGE, Ring, STATE, with_module};
+use crate::device::{Device, IRQ};
+use crate::{code, host};
+
+/// The line that is raised, and its vector.
+const LINE: u64 = 5;
+const VECTOR: u64 = 32 + LINE;
+
+/// Four words: how many were taken, the number sent, the number seen, and whether to end.
+const WORDS: u64 = FREE + PAGE;
+
+// R12 and R13 make random numbers, R14 is the shared page, R15 the four words.
+global_asm!(
+    ".pushsection .rodata.irqs, \"a\"",
+    ".globl irqs_begin, irqs_handler, irqs_window, irqs_window_end, irqs_end",
+    "irqs_begin:",
+    "mov r14, [rbx + 8]",
+    "2: imul r12, r13",
+    "inc r12",
+    "mov rax, r12",
+    "shr rax, 60",
+    "cmp eax, 4",
+    "jb 5f",
+    "cmp eax, 8",
+    "jb 3f",
+    // Computes, with interrupts on.
+    "mov dword ptr [r14], 0x200",
+    "cmp dword ptr [r14 + 4], 0",
+    "jne 6f",
+    "mov ecx, 200",
+    "9: loop 9b",
+    "jmp 7f",
+    // Computes, with interrupts off.
+    "3: mov dword ptr [r14], 0",
+    "mov ecx, 50",
+    "4: loop 4b",
+    "jmp 6f",
+    // Halts, with interrupts off: one that waits ends it.
+    "5: mov dword ptr [r14], 0",
+    "mov eax, 10",
+    "int 0x1f",
+    // Turns them on, as the agreement says.
+    "6: mov dword ptr [r14], 0x200",
+    "cmp dword ptr [r14 + 4], 0",
+    "je 7f",
+    "xor eax, eax",
+    "int 0x1f",
+    "7: cmp qword ptr [r15 + 24], 0",
+    "je 2b",
+    "mov dword ptr [r14], 0",
+    "int3",
+    "irqs_handler:",
+    "push rax",
+    "inc qword ptr [r15]",
+    "mov rax, [r15 + 8]",
+    "mov [r15 + 16], rax",
+    "pop rax",
+    "irqs_window:",
+    "mov dword ptr [r14], 0x200",
+    "cmp dword ptr [r14 + 4], 0",
+    "je irqs_window_end",
+    "mov dword ptr [r14], 0",
+    "jmp 8f",
+    "irqs_window_end:",
+    "iretq",
+    "8: push rax",
+    "push rax",
+    "mov eax, 32",
+    "int 0x1f",
+    "test rax, rax",
+    "jz 9f",
+    "mov [rsp + 8], rax",
+    "pop rax",
+    "ret",
+    "9: pop rax",
+    "lea rsp, [rsp + 8]",
+    "jmp irqs_window",
+    "irqs_end:",
+    ".popsection",
+);
+
+unsafe extern "C" {
+    static irqs_begin: u8;
+    static irqs_handler: u8;
+    static irqs_window: u8;
+    static irqs_window_end: u8;
+    static irqs_end: u8;
+}
+
+/// What came of a run: how long each interrupt took.
+type Times = Vec<Duration>;
+
+/// Raises so many interrupts, or as many as there is time for, in a Guest with these random numbers.
+fn race(rounds: u64, time: Duration, random: [u64; 2]) -> Result<Times> {
+    let begin = (&raw const irqs_begin).addr();
+    let at = |label: *const u8| LINEAR + FREE + (label.addr() - begin) as u64;
+    let length = (&raw const irqs_end).addr() - begin;
+    // SAFETY: The bytes between the two labels are constants of this program.
+    let program = unsafe { std::slice::from_raw_parts(&raw const irqs_begin, length) };
+    let mut guest = Bare::new()?;
+    guest.limit = Duration::from_secs(280) * host::patience();
+    guest.write_bytes(FREE, program);
+    guest.poke_shared(0x60, at(&raw const irqs_window));
+    guest.poke_shared(0x68, at(&raw const irqs_window_end));
+    guest.call(6, [VECTOR, at(&raw const irqs_handler), 0x201, 0]);
+    let mut with = guest.registers(Ring::One);
+    with.rip = LINEAR + FREE;
+    with.general[1] = LINEAR + STATE;
+    with.general[11..15].copy_from_slice(&[random[0], random[1], 0, LINEAR + WORDS]);
+    let step = guest.go_with(code!("nop"), &with, 0);
+    let words = guest.address() + WORDS as usize;
+    // SAFETY: Four aligned words of the Guest's memory, which outlives the threads below; whoever
+    // uses them while the Guest runs does so atomically.
+    let words = unsafe { &*(words as *const [AtomicU64; 4]) };
+    let device = guest.initialize()?;
+    let (end, times) = thread::scope(|scope| {
+        let other = scope.spawn(|| {
+            let times = inject(&device, words, rounds, time);
+            // Whatever came of it, the Guest is to end, and may have to be woken for that.
+            words[3].store(1, Ordering::SeqCst);
+            let _ = device.request(&[IRQ, LINE]);
+            times
+        });
+        let end = guest.go_on(&device, |_, _, _| Ok(()));
+        let times = other
+            .join()
+            .map_err(|_| anyhow!("the other thread panicked"));
+        (end, times)
+    });
+    let times = times??;
+    let end = end?;
+    ensure!(end == End::Off, "{end:?}");
+    let trapped = matches!(guest.outcome(step), Outcome::Trapped(trap) if trap.vector == 3);
+    ensure!(trapped, "{:?}", guest.outcome(step));
+    // The last one, which ended it, may have come before the end or not.
+    let taken = words[0].load(Ordering::SeqCst);
+    let raised = times.len() as u64;
+    ensure!(
+        taken == raised || taken == raised + 1,
+        "{taken} interrupts were taken of {raised}"
+    );
+    Ok(times)
+}
+
+/// Raises them one after another.
+fn inject(device: &Device, words: &[AtomicU64; 4], rounds: u64, time: Duration) -> Result<Times> {
+    let end = Instant::now() + time;
+    let patience = Duration::from_secs(10) * host::patience();
+    let mut times = Times::new();
+    for number in 1..=rounds {
+        let begun = Instant::now();
+        if begun > end {
+            break;
+        }
+        words[1].store(number, Ordering::SeqCst);
+        let answer = device.request(&[IRQ, LINE]);
+        ensure!(answer == Ok(16), "IRQ of another thread: {answer:?}");
+        let mut looks = 0_u32;
+        while words[2].load(Ordering::SeqCst) != number {
+            ensure!(begun.elapsed() < patience, "interrupt {number} is lost");
+            looks += 1;
+            if looks.is_multiple_of(64) {
+                thread::yield_now();
+            }
+        }
+        let taken = words[0].load(Ordering::SeqCst);
+        ensure!(
+            taken == number,
+            "{taken} interrupts were taken, {number} raised"
+        );
+        times.push(begun.elapsed());
+    }
+    Ok(times)
+}
+
+pub fn race_of_threads(bench: &mut Bench) -> Result<()> {
+    let (rounds, seconds) = match bench.long() {
+        true => (2_000_000, 200),
+        false => (20_000, 5),
+    };
+    with_module(|| {
+        let time = Duration::from_secs(seconds);
+        let times = race(rounds, time, [1, 6_364_136_223_846_793_005])?;
+        let all: Duration = times.iter().sum();
+        let rounds = times.len();
+        ensure!(rounds >= 100, "only {rounds} interrupts in {seconds} s");
+        bench.control.say(
+            "note",
+            &format!("{rounds} interrupts, each taken once, in {all:.1?}"),
+        )
+    })
+}
+
+/// A Guest that only computes has no exits but those that others make.
+pub fn kicked(bench: &mut Bench) -> Result<()> {
+    with_module(|| {
+        let mut times = race(500, Duration::from_secs(60), [0xf << 60, 1])?;
+        ensure!(times.len() == 500, "only {} in a minute", times.len());
+        times.sort_unstable();
+        let (median, most) = (times[250], times[499]);
+        bench.control.say(
+            "note",
+            &format!("500 interrupts, half of them within {median:.0?}, all within {most:.0?}"),
+        )?;
+        // On one processor the other thread can run only when the Guest does not.
+        if host::cpus() > 1 && host::patience() == 1 {
+            ensure!(
+                median < Duration::from_millis(1),
+                "they wait for the Host's clock, which ticks every 4 ms"
+            );
+        }
+        Ok(())
+    })
+}
