@@ -211,18 +211,25 @@ pub fn race_of_threads(bench: &mut Bench) -> Result<()> {
 /// A Guest that only computes has no exits but those that others make.
 pub fn kicked(bench: &mut Bench) -> Result<()> {
     with_module(|| {
-        let mut times = race(500, Duration::from_secs(60), [0xf << 60, 1])?;
-        ensure!(times.len() == 500, "only {} in a minute", times.len());
-        times.sort_unstable();
-        let (median, most) = (times[250], times[499]);
-        bench.control.say(
-            "note",
-            &format!("500 interrupts, half of them within {median:.0?}, all within {most:.0?}"),
-        )?;
-        // On one processor the other thread can run only when the Guest does not.
-        if host::cpus() > 1 && host::patience() == 1 {
+        // A busy machine makes some of them late, and for a while perhaps nearly all. Without the
+        // kick nearly all are, each time.
+        for attempt in 1..=5 {
+            let mut times = race(500, Duration::from_secs(60), [0xf << 60, 1])?;
+            ensure!(times.len() == 500, "only {} in a minute", times.len());
+            times.sort_unstable();
+            let (tenth, median, most) = (times[50], times[250], times[499]);
+            let text = format!(
+                "500 interrupts, a tenth of them within {tenth:.0?}, half within {median:.0?}, \
+                 all within {most:.0?}"
+            );
+            bench.control.say("note", &text)?;
+            // On one processor the other thread can run only when the Guest does not.
+            let judged = host::cpus() > 1 && host::patience() == 1;
+            if !judged || tenth < Duration::from_micros(500) {
+                return Ok(());
+            }
             ensure!(
-                median < Duration::from_millis(1),
+                attempt < 5,
                 "they wait for the Host's clock, which ticks every 4 ms"
             );
         }
