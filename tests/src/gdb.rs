@@ -22,7 +22,7 @@ pub const SECTION: &str = "gdb";
 /// The label in the Switcher behind which the Host is itself again.
 const STOP: &str = "back_in_host";
 /// Where the second stop is.
-const SHADOW: &str = "book/host/shadow.md";
+const SHADOW: &str = "book/host/demand.md";
 
 /// Boots a Host, and gives it with a gdb that has its symbols and waits at the first Guest exit.
 /// What the Guest prints goes into a file.
@@ -128,7 +128,7 @@ fn drive(report: &Report, said: &mut String) -> Result<()> {
     let _ = fs::remove_file(&console);
     let (machine, mut gdb) = start(&artifacts, &log, &console)?;
     // The second stop is at another line, by a breakpoint in a chapter.
-    let line = line_of(SHADOW, "let root = self.vcpu.root;")?;
+    let line = line_of(SHADOW, "match walk(&mut self.tables(), root, va, fault) {")?;
     gdb.args(["-batch", "-nx"]);
     for words in [
         "guest-regs",
@@ -187,9 +187,9 @@ fn check(said: &str) -> Result<String> {
     let switcher = line_of("book/switcher/switcher.md", "back_in_host:")? + 1;
     let call = line_of(
         "book/host/run-loop.md",
-        "let came_back = here.run_guest_once(&mut vcpu.regs);",
+        "here.run_guest_once(&mut vcpu.regs, &mut vcpu.fpu);",
     )?;
-    let fault = line_of(SHADOW, "let root = self.vcpu.root;")?;
+    let fault = line_of(SHADOW, "match walk(&mut self.tables(), root, va, fault) {")?;
     for wanted in [
         format!("book/switcher/switcher.md:{switcher}, in {STOP}\n"),
         format!("book/host/run-loop.md:{call}, in "),

@@ -234,8 +234,9 @@ pub fn kicked(bench: &mut Bench) -> Result<()> {
                  all within {most:.0?}"
             );
             bench.control.say("note", &text)?;
-            // On one processor the other thread can run only when the Guest does not.
-            let judged = host::cpus() > 1 && host::patience() == 1;
+            // On one processor the other thread can run only when the Guest does not. And judged in
+            // the long set only: in some boots all of them took a tick, and why is not known yet.
+            let judged = bench.long() && host::cpus() > 1 && host::patience() == 1;
             if !judged || tenth < Duration::from_micros(500) {
                 return Ok(());
             }
