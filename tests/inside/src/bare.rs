@@ -656,6 +656,34 @@ impl Bare {
         self.memory.as_ptr().addr()
     }
 
+    /// Puts the first page of a file into its memory, shared with whoever does the same.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be mapped.
+    ///
+    /// # Panics
+    ///
+    /// When that is no page of its memory.
+    pub fn share_page(&mut self, at: u64, file: impl std::os::fd::AsFd) -> Result<()> {
+        assert!(at.is_multiple_of(PAGE) && at < END, "no page at {at:#x}");
+        let place = std::num::NonZero::new(self.memory.as_ptr() as usize + at as usize);
+        let both = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        let flags = MapFlags::MAP_SHARED | MapFlags::MAP_FIXED;
+        let length = std::num::NonZero::new(PAGE as usize).context("a page has bytes")?;
+        // SAFETY: It replaces a page of this structure's own memory, which is unmapped with it.
+        unsafe { nix::sys::mman::mmap(place, length, both, flags, file, 0) }?;
+        Ok(())
+    }
+
+    /// The bytes at a guest-physical address.
+    pub fn read_bytes(&self, at: u64, length: usize) -> Vec<u8> {
+        let whole = at & !7;
+        let words = (at + length as u64 - whole).div_ceil(8);
+        let bytes = (0..words).flat_map(|n| self.read(whole + 8 * n).to_le_bytes());
+        bytes.skip((at - whole) as usize).take(length).collect()
+    }
+
     /// The word at a guest-physical address.
     ///
     /// # Panics

@@ -3,6 +3,7 @@
 //! The cases, by name.
 
 mod device;
+mod exchange;
 mod emulated;
 mod exits;
 mod fit;
@@ -298,6 +299,11 @@ pub const CASES: &[Case] = &[
         "hostile-others",
         "unknown calls, calls before INIT",
         hostile::others,
+    ),
+    case(
+        "guest-to-guest",
+        "DMA between Guests, against byte vectors, and who dies of what",
+        exchange::guest_to_guest,
     ),
     case(
         "null-ss",
