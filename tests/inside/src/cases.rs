@@ -3,8 +3,8 @@
 //! The cases, by name.
 
 mod device;
-mod exchange;
 mod emulated;
+mod exchange;
 mod exits;
 mod fit;
 mod former;

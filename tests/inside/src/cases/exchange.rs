@@ -127,9 +127,9 @@ fn send_some(
     for n in 0..1 + random.below(6) {
         let from = pieces(random);
         record(&mut sender, RECORDS + RECORD * n, 77, &from);
-        let row = from.iter().flat_map(|(at, length)| {
-            own[(at - DATA) as usize..][..usize::from(*length)].iter()
-        });
+        let row = from
+            .iter()
+            .flat_map(|(at, length)| own[(at - DATA) as usize..][..usize::from(*length)].iter());
         let row: Vec<u8> = row.copied().collect();
         let taken = oracle.send(&row);
         bytes += taken.map_or(0, |(taken, _)| u64::from(taken));
@@ -142,7 +142,11 @@ fn send_some(
     }
     sender.call(0, [0; 4]);
     sender.survive()?;
-    ensure!(sender.sent.is_empty(), "its Launcher got {:x?}", sender.sent);
+    ensure!(
+        sender.sent.is_empty(),
+        "its Launcher got {:x?}",
+        sender.sent
+    );
     for (n, wanted) in (0..).zip(&wanted) {
         let told = used(&sender, RECORDS + RECORD * n);
         let taken = wanted.map_or(0, |(taken, _)| taken);
@@ -203,7 +207,11 @@ fn one(file: &std::os::fd::OwnedFd, piece: (u64, u16)) -> Result<(End, u32)> {
     record(&mut sender, RECORDS, 77, &[(DATA, 8), piece]);
     sender.call(13, [KEY, RECORDS, 0, 0]);
     let end = sender.run()?;
-    ensure!(sender.sent.is_empty(), "its Launcher got {:x?}", sender.sent);
+    ensure!(
+        sender.sent.is_empty(),
+        "its Launcher got {:x?}",
+        sender.sent
+    );
     Ok((end, used(&sender, RECORDS)))
 }
 
@@ -214,7 +222,13 @@ fn mistakes() -> Result<()> {
     let good = (DATA, 8);
     ensure!(one(&file, good)? == (End::Off, 0), "nobody is bound");
     // A piece that is none: the one who named it dies, and the other does not notice.
-    let bad = [(DATA + 4090, 7), (END - 1, 2), (u64::MAX - 1, 4), (END, 1), (DATA, 4097)];
+    let bad = [
+        (DATA + 4090, 7),
+        (END - 1, 2),
+        (u64::MAX - 1, 4),
+        (END, 1),
+        (DATA, 4097),
+    ];
     for piece in bad {
         let mut receiver = guest(&file)?;
         record(&mut receiver, BOUND, 0, &[(DATA, 100)]);
@@ -228,7 +242,10 @@ fn mistakes() -> Result<()> {
             ensure!(said, "the sender of {piece:x?}: {end:?}");
             ensure!(used(receiver, BOUND) == 0, "something was received");
             record(receiver, BOUND, 0, &[(DATA, 4), piece]);
-            ensure!(one(&file, good)? == (End::Off, 0), "a bad record was filled");
+            ensure!(
+                one(&file, good)? == (End::Off, 0),
+                "a bad record was filled"
+            );
             Ok(())
         })?;
         let said = matches!(&end, End::Dead(reason)
@@ -255,14 +272,20 @@ fn mistakes() -> Result<()> {
                 ensure!(one(&file, good)? == (End::Off, 16), "bound, and not filled");
                 ensure!(one(&file, good)? == (End::Off, 0), "filled twice");
                 let none = device.request(&[GETDMA, KEY]);
-                ensure!(none == Err(libc::ENOENT), "GETDMA of a full record: {none:?}");
+                ensure!(
+                    none == Err(libc::ENOENT),
+                    "GETDMA of a full record: {none:?}"
+                );
                 record(receiver, BOUND, 0, &[(DATA, 100)]);
                 let got = device.request(&[GETDMA, KEY]);
                 ensure!(got == Ok(BOUND as usize), "GETDMA: {got:?}");
                 ensure!(one(&file, good)? == (End::Off, 0), "taken, and filled");
             }
             2 => ensure!(one(&file, good)? == (End::Off, 0), "taken back, and filled"),
-            _ => ensure!(one(&file, good)? == (End::Off, 0), "GETDMA's record, and filled"),
+            _ => ensure!(
+                one(&file, good)? == (End::Off, 0),
+                "GETDMA's record, and filled"
+            ),
         }
         if key == 2 {
             record(receiver, BOUND, u32::from(LINE as u16), &[(DATA, 100)]);
