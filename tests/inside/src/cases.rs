@@ -2,6 +2,7 @@
 
 //! The cases, by name.
 
+mod clock;
 mod device;
 mod emulated;
 mod exchange;
@@ -513,6 +514,11 @@ pub const CASES: &[Case] = &[
         "limits",
         "the Launcher under resource limits",
         device::limits,
+    ),
+    case(
+        "clock",
+        "the time that a Guest is told, against the Host's",
+        clock::clock,
     ),
     case("hundred", "many Guests at once", device::hundred),
     case("usage", "the Launcher used wrongly", requests::usage),
