@@ -192,8 +192,12 @@ pub fn missing() -> Option<String> {
     if let Some(name) = MODULES.iter().find(lacks) {
         return Some(format!("there is no {name} for this kernel"));
     }
-    let has = host::has_flag("svm");
-    (!has).then(|| "the processor has no SVM".to_owned())
+    if !host::has_flag("svm") {
+        return Some("the processor has no SVM".to_owned());
+    }
+    let vendor = host::vendor();
+    let other = vendor == "GenuineIntel";
+    other.then(|| format!("kvm-amd does not take a processor of {vendor}"))
 }
 
 /// Whether KVM's modules are in the kernel.

@@ -13,7 +13,7 @@ use super::call;
 use crate::tiny::{KEEP, KEPT_ROUNDS, PAGE, TOUCHED, Tiny};
 
 /// Pages of the Guest: some large ones of the processor's among them.
-const PAGES: usize = 2048;
+const PAGES: usize = 1536;
 /// Page tables, at the memory's end.
 const TABLES: usize = 3;
 /// `madvise()`: make large pages now.
@@ -22,6 +22,9 @@ const MADV_COLLAPSE: usize = 25;
 const PATIENCE: Duration = Duration::from_secs(100);
 /// The shortest time that a kind goes on for.
 const WHILE: Duration = Duration::from_millis(500);
+
+/// The usual rest between two steps.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// What Linux is made to do, over and over.
 struct Kind {
@@ -34,6 +37,8 @@ struct Kind {
     end: fn(&Range) -> Result<()>,
     /// How long the Guest rests between its records.
     rest: Duration,
+    /// And how long whoever does it rests between two steps.
+    pause: Duration,
     /// The numbers of Linux's that show it, and how far each must rise.
     shows: &'static [(&'static str, u64)],
 }
@@ -74,7 +79,8 @@ const KINDS: &[Kind] = &[
         step: |range| range.advise(libc::MADV_PAGEOUT as usize),
         end: |_| Ok(()),
         rest: Duration::ZERO,
-        shows: &[("pswpout", 1000)],
+        pause: PAUSE,
+        shows: &[("pswpout", 500)],
     },
     Kind {
         name: "made large, and small again",
@@ -87,6 +93,7 @@ const KINDS: &[Kind] = &[
         },
         end: |_| Ok(()),
         rest: Duration::ZERO,
+        pause: PAUSE,
         shows: &[("thp_collapse_alloc", 2)],
     },
     Kind {
@@ -106,13 +113,14 @@ const KINDS: &[Kind] = &[
         },
         end: |_| Ok(()),
         rest: Duration::ZERO,
+        pause: PAUSE,
         shows: &[("pgmigrate_success", 20)],
     },
     Kind {
         name: "joined where equal",
         begin: |range| {
             set_ksm("sleep_millisecs", "20")?;
-            set_ksm("pages_to_scan", "4000")?;
+            set_ksm("pages_to_scan", "300")?;
             set_ksm("run", "1")?;
             range.advise(libc::MADV_MERGEABLE as usize)
         },
@@ -121,7 +129,8 @@ const KINDS: &[Kind] = &[
             set_ksm("run", "0")?;
             range.advise(libc::MADV_UNMERGEABLE as usize)
         },
-        rest: Duration::from_millis(300),
+        rest: Duration::from_millis(500),
+        pause: PAUSE,
         shows: &[("cow_ksm", 500)],
     },
     Kind {
@@ -140,6 +149,7 @@ const KINDS: &[Kind] = &[
         },
         end: |_| Ok(()),
         rest: Duration::ZERO,
+        pause: Duration::from_millis(20),
         shows: &[],
     },
 ];
@@ -180,7 +190,7 @@ fn one_kind(kind: &Kind, guest: &Tiny) -> Result<()> {
             while !stop.load(Ordering::Relaxed) {
                 (kind.step)(&range)?;
                 steps += 1;
-                thread::sleep(Duration::from_millis(1));
+                thread::sleep(kind.pause);
             }
             Ok(steps)
         });
@@ -200,7 +210,11 @@ fn one_kind(kind: &Kind, guest: &Tiny) -> Result<()> {
         let joined = changer.join();
         let steps = joined.map_err(|_| anyhow!("the changer panicked"))?;
         result?;
-        println!("note: {}: {} steps, {records} records", kind.name, steps?);
+        let (steps, time) = (steps?, begun.elapsed().as_secs_f32());
+        println!(
+            "note: {}: {steps} steps, {records} records, {time:.1} s",
+            kind.name
+        );
         Ok(())
     });
     (kind.end)(&range)?;
