@@ -69,7 +69,7 @@ pub fn clock(bench: &mut Bench) -> Result<()> {
             let after = now(ClockId::CLOCK_MONOTONIC_RAW)?;
             let by = u32::from(shift.unsigned_abs());
             let ticks = if shift < 0 { ticks >> by } else { ticks << by };
-            let time = time + (u128::from(ticks) * u128::from(rate as u32) >> 32) as u64;
+            let time = time + ((u128::from(ticks) * u128::from(rate as u32)) >> 32) as u64;
             let inside = (before - 20_000..=after + 20_000).contains(&time);
             ensure!(inside, "{before}, {time} by the formula, {after}");
             said += ", the formula agrees";
