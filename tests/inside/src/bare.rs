@@ -926,7 +926,12 @@ impl Bare {
 
     /// The step that the Guest was at last.
     pub fn reached(&self) -> StepNumber {
-        (self.read(STATE).wrapping_sub(LINEAR + STEPS) / STEP) as StepNumber
+        self.number_of(self.read(STATE))
+    }
+
+    /// The step that lies at this address, guest-virtual.
+    pub fn number_of(&self, address: u64) -> StepNumber {
+        (address.wrapping_sub(LINEAR + STEPS) / STEP) as StepNumber
     }
 
     /// What became of a step.

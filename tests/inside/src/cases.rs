@@ -27,6 +27,7 @@ mod storm;
 mod sweep;
 mod system_calls;
 mod tables;
+mod window;
 
 pub use requests::{WITH_LDT, with_ldt};
 
@@ -187,6 +188,11 @@ pub const CASES: &[Case] = &[
         "input-blocked",
         "an interrupt waits while it is not wanted",
         guests::input_blocked,
+    ),
+    case(
+        "window",
+        "an interrupt at every instruction of the stubs and of the return window",
+        window::window,
     ),
     case(
         "irq-race",

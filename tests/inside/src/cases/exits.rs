@@ -29,7 +29,7 @@ const CALLS: u64 = 150;
 const TRAPS: u64 = 40;
 
 /// The folders of a process's Guests.
-fn folders(pid: u32) -> Result<Vec<PathBuf>> {
+pub fn folders(pid: u32) -> Result<Vec<PathBuf>> {
     let begin = format!("{pid}-");
     let mut found = Vec::new();
     for entry in fs::read_dir(GUESTS)? {
