@@ -10,6 +10,8 @@ mod exits;
 mod fit;
 mod former;
 mod fpu;
+mod frames;
+mod gates;
 mod guests;
 mod hostile;
 mod instructions;
@@ -193,6 +195,16 @@ pub const CASES: &[Case] = &[
         "window",
         "an interrupt at every instruction of the stubs and of the return window",
         window::window,
+    ),
+    case(
+        "frames",
+        "direct and reflected frames, word by word",
+        frames::frames,
+    ),
+    case(
+        "gates",
+        "every gate of the processor's own table, as a Guest's wishes make it",
+        gates::gates,
     ),
     case(
         "irq-race",

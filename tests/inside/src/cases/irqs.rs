@@ -3,9 +3,11 @@
 //! Interrupts raised by another thread while the Guest runs: none is lost, none is taken twice, and
 //! none waits for the Host's clock.
 //!
-//! The Guest turns its interrupts off and on, computes and halts at random. The other thread
-//! numbers its interrupts, and raises the next when the Guest's handler has shown the number of the
-//! last. The handler returns through the restartable window of the agreement.
+//! The Guest turns its interrupts off and on, computes and halts at random. The other thread raises
+//! one of two lines, or both, numbers the interrupts of each line by themselves, and raises the next
+//! when the Guest's handlers have shown the numbers of the last. So a line that is found raised once
+//! more is noticed while only the other should be. The handlers return through the restartable
+//! window of the agreement.
 
 use std::arch::global_asm;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,17 +23,20 @@ use crate::bare::{Bare, End, FREE, LINEAR, Outcome, PAGE, Ring, STATE, with_modu
 use crate::device::{Device, IRQ};
 use crate::{code, host};
 
-/// The line that is raised, and its vector.
-const LINE: u64 = 5;
-const VECTOR: u64 = 32 + LINE;
+/// The lines that are raised.
+const LINES: [u64; 2] = [5, 9];
 
-/// Four words: how many were taken, the number sent, the number seen, and whether to end.
+/// Eight words: for each line how many were taken, the number sent, and the number seen; after those
+/// of the first line, whether to end.
 const WORDS: u64 = FREE + PAGE;
+/// The first line's words, and the second's.
+const OF_LINE: [usize; 2] = [0, 4];
+const END: usize = 3;
 
-// R12 and R13 make random numbers, R14 is the shared page, R15 the four words.
+// R12 and R13 make random numbers, R14 is the shared page, R15 the eight words.
 global_asm!(
     ".pushsection .rodata.irqs, \"a\"",
-    ".globl irqs_begin, irqs_handler, irqs_window, irqs_window_end, irqs_end",
+    ".globl irqs_begin, irqs_first, irqs_second, irqs_window, irqs_window_end, irqs_end",
     "irqs_begin:",
     "mov r14, [rbx + 8]",
     "2: imul r12, r13",
@@ -68,7 +73,14 @@ global_asm!(
     "je 2b",
     "mov dword ptr [r14], 0",
     "int3",
-    "irqs_handler:",
+    "irqs_second:",
+    "push rax",
+    "inc qword ptr [r15 + 32]",
+    "mov rax, [r15 + 40]",
+    "mov [r15 + 48], rax",
+    "pop rax",
+    "jmp irqs_window",
+    "irqs_first:",
     "push rax",
     "inc qword ptr [r15]",
     "mov rax, [r15 + 8]",
@@ -100,7 +112,8 @@ global_asm!(
 
 unsafe extern "C" {
     static irqs_begin: u8;
-    static irqs_handler: u8;
+    static irqs_first: u8;
+    static irqs_second: u8;
     static irqs_window: u8;
     static irqs_window_end: u8;
     static irqs_end: u8;
@@ -125,16 +138,21 @@ fn race(rounds: u64, time: Duration, random: [u64; 2], apart: bool) -> Result<Ti
     guest.write_bytes(FREE, program);
     guest.poke_shared(0x60, at(&raw const irqs_window));
     guest.poke_shared(0x68, at(&raw const irqs_window_end));
-    guest.call(6, [VECTOR, at(&raw const irqs_handler), 0x201, 0]);
+    for (line, handler) in LINES
+        .iter()
+        .zip([&raw const irqs_first, &raw const irqs_second])
+    {
+        guest.call(6, [32 + line, at(handler), 0x201, 0]);
+    }
     let mut with = guest.registers(Ring::One);
     with.rip = LINEAR + FREE;
     with.general[1] = LINEAR + STATE;
     with.general[11..15].copy_from_slice(&[random[0], random[1], 0, LINEAR + WORDS]);
     let step = guest.go_with(code!("nop"), &with, 0);
     let words = guest.address() + WORDS as usize;
-    // SAFETY: Four aligned words of the Guest's memory, which outlives the threads below; whoever
+    // SAFETY: Eight aligned words of the Guest's memory, which outlives the threads below; whoever
     // uses them while the Guest runs does so atomically.
-    let words = unsafe { &*(words as *const [AtomicU64; 4]) };
+    let words = unsafe { &*(words as *const [AtomicU64; 8]) };
     let device = guest.initialize()?;
     let (end, times) = thread::scope(|scope| {
         let other = scope.spawn(|| {
@@ -143,8 +161,8 @@ fn race(rounds: u64, time: Duration, random: [u64; 2], apart: bool) -> Result<Ti
             }
             let times = inject(&device, words, rounds, time);
             // Whatever came of it, the Guest is to end, and may have to be woken for that.
-            words[3].store(1, Ordering::SeqCst);
-            let _ = device.request(&[IRQ, LINE]);
+            words[END].store(1, Ordering::SeqCst);
+            let _ = device.request(&[IRQ, LINES[0]]);
             times
         });
         let pinned = if apart { pin(here, 1) } else { Ok(()) };
@@ -155,50 +173,70 @@ fn race(rounds: u64, time: Duration, random: [u64; 2], apart: bool) -> Result<Ti
             .map_err(|_| anyhow!("the other thread panicked"));
         (unpinned.and(end), times)
     });
-    let times = times??;
+    let (times, raised) = times??;
     let end = end?;
     ensure!(end == End::Off, "{end:?}");
     let trapped = matches!(guest.outcome(step), Outcome::Trapped(trap) if trap.vector == 3);
     ensure!(trapped, "{:?}", guest.outcome(step));
     // The last one, which ended it, may have come before the end or not.
-    let taken = words[0].load(Ordering::SeqCst);
-    let raised = times.len() as u64;
+    let taken = OF_LINE.map(|first| words[first].load(Ordering::SeqCst));
+    let last = [raised[0] + 1, raised[1]];
     ensure!(
-        taken == raised || taken == raised + 1,
-        "{taken} interrupts were taken of {raised}"
+        taken == raised || taken == last,
+        "{taken:?} interrupts were taken of {raised:?}"
     );
     Ok(times)
 }
 
-/// Raises them one after another.
-fn inject(device: &Device, words: &[AtomicU64; 4], rounds: u64, time: Duration) -> Result<Times> {
+/// Raises them one after another, or both lines at once; gives how long each time took, and how
+/// often each line was raised.
+fn inject(
+    device: &Device,
+    words: &[AtomicU64; 8],
+    rounds: u64,
+    time: Duration,
+) -> Result<(Times, [u64; 2])> {
     let end = Instant::now() + time;
     let patience = Duration::from_secs(10) * host::patience();
     let mut times = Times::new();
-    for number in 1..=rounds {
+    let mut raised = [0; 2];
+    let mut random = 1_u64;
+    for _ in 0..rounds {
         let begun = Instant::now();
         if begun > end {
             break;
         }
-        words[1].store(number, Ordering::SeqCst);
-        let answer = device.request(&[IRQ, LINE]);
-        ensure!(answer == Ok(16), "IRQ of another thread: {answer:?}");
+        random = random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        let which: &[usize] = match random >> 61 {
+            0 => &[0, 1],
+            1 => &[1, 0],
+            2..=4 => &[0],
+            _ => &[1],
+        };
+        for line in which {
+            raised[*line] += 1;
+            words[OF_LINE[*line] + 1].store(raised[*line], Ordering::SeqCst);
+            let answer = device.request(&[IRQ, LINES[*line]]);
+            ensure!(answer == Ok(16), "IRQ of another thread: {answer:?}");
+        }
         let mut looks = 0_u32;
-        while words[2].load(Ordering::SeqCst) != number {
-            ensure!(begun.elapsed() < patience, "interrupt {number} is lost");
+        while OF_LINE.map(|first| words[first + 2].load(Ordering::SeqCst)) != raised {
+            ensure!(begun.elapsed() < patience, "one of {raised:?} is lost");
             looks += 1;
             if looks.is_multiple_of(64) {
                 thread::yield_now();
             }
         }
-        let taken = words[0].load(Ordering::SeqCst);
+        let taken = OF_LINE.map(|first| words[first].load(Ordering::SeqCst));
         ensure!(
-            taken == number,
-            "{taken} interrupts were taken, {number} raised"
+            taken == raised,
+            "{taken:?} interrupts were taken, {raised:?} raised"
         );
         times.push(begun.elapsed());
     }
-    Ok(times)
+    Ok((times, raised))
 }
 
 pub fn race_of_threads(bench: &mut Bench) -> Result<()> {

@@ -104,9 +104,30 @@ pub fn starts(bench: &mut Bench) -> Result<()> {
 /// A stack and what must come of it when a trap needs it: `None` if it is good.
 type Stack = (u64, Option<&'static str>);
 
+/// What the reason says before the address.
+const NO_STACK: &str = "no stack at";
+
+/// Whether the Guest's own tables let ring 1 write a word there.
+fn may_write(address: u64) -> bool {
+    let in_pages = |first: u64, pages: u64| (first..first + pages * PAGE).contains(&address);
+    in_pages(LINEAR, END / PAGE) || in_pages(OWN, 1) || in_pages(USER_DATA, 2)
+}
+
+/// The lowest word of a frame on this stack that cannot be written: the reason names it.
+fn first_missing(stack: u64, words: u64) -> Option<u64> {
+    let lowest = (stack & !15).wrapping_sub(8 * words);
+    let mut all = (0..words).map(|word| lowest.wrapping_add(8 * word));
+    all.find(|address| !may_write(*address))
+}
+
+/// What the reason must say for a frame of so many words, if the stack is not a good one.
+fn reason(stack: u64, words: u64) -> Option<String> {
+    first_missing(stack, words).map(|address| format!("{NO_STACK} {address:#x} to push on"))
+}
+
 fn bad_stacks(ranges: &[u64; 4]) -> Vec<Stack> {
     let [text, _, pages, pages_end] = *ranges;
-    let bad = Some("no stack at");
+    let bad = Some(NO_STACK);
     let mut stacks = vec![
         // In order, though odd: off their boundary, over the border of two pages, ring 3's page.
         (LINEAR + RING1_STACK - 1, None),
@@ -114,6 +135,17 @@ fn bad_stacks(ranges: &[u64; 4]) -> Vec<Stack> {
         (LINEAR + RING1_STACK - 8, None),
         (LINEAR + RING1_STACK - PAGE + 16, None),
         (OWN + PAGE, None),
+        // The last word of memory; just room for a frame of six words, and for five but not for six.
+        (LINEAR + END, None),
+        (LINEAR + 48, None),
+        (OWN + 48, None),
+        // Half on a page that may be written, and the words below it on none.
+        (OWN + 16, bad),
+        (LINEAR + 16, bad),
+        // The lower words may be written, and the upper ones not.
+        (READ_ONLY + 16, bad),
+        (LINEAR + END + 16, bad),
+        (USER_DATA + 2 * PAGE + 16, bad),
         (USER_DATA + PAGE, None),
         // Nothing there, at the borders of all kinds of things; the frame goes below.
         (0, bad),
@@ -175,11 +207,11 @@ pub fn stacks(bench: &mut Bench) -> Result<()> {
             ensure!(guest.after(call).general[RDX] == *stack, "RSP changed");
 
             // Traps that the Host reflects: an opcode, a page fault, general protection.
-            for (what, code) in [
-                ("an opcode", code!("mov rsp, rcx", "ud2")),
-                ("a page fault", code!("mov rsp, rcx", "mov rax, [rdx]")),
-                ("lldt", code!("mov rsp, rcx", "lldt ax")),
-                ("int 0x80", code!("mov rsp, rcx", "int 0x80")),
+            for (what, words, code) in [
+                ("an opcode", 5, code!("mov rsp, rcx", "ud2")),
+                ("a page fault", 6, code!("mov rsp, rcx", "mov rax, [rdx]")),
+                ("lldt", 6, code!("mov rsp, rcx", "lldt ax")),
+                ("int 0x80", 5, code!("mov rsp, rcx", "int 0x80")),
             ] {
                 tried += 1;
                 let mut guest = with_pages()?;
@@ -187,7 +219,8 @@ pub fn stacks(bench: &mut Bench) -> Result<()> {
                 with.general[RCX] = *stack;
                 with.general[RDX] = 0x5000_0000;
                 let step = guest.go_with(code, &with, 0);
-                after_trap(&mut guest, step, *stack, *says, what)?;
+                let says = reason(*stack, words);
+                after_trap(&mut guest, step, *stack, says.as_deref(), what)?;
             }
             // Traps that the processor takes by itself. Where it cannot push, that is a fault of its
             // own, and it all ends at the Host; or it can push, into the register page, which is the
@@ -258,9 +291,15 @@ pub fn stacks(bench: &mut Bench) -> Result<()> {
                     Outcome::Trapped(trap) if trap.vector == 37 && trap.rsp == *stack => {}
                     other => bail!("an interrupt on {stack:#x}: {other:?}"),
                 },
-                (End::Dead(reason), Some(says)) if reason.contains(says) => {}
+                (End::Dead(said), Some(_))
+                    if reason(*stack, 5).is_some_and(|wanted| said.contains(&wanted)) => {}
                 other => bail!("an interrupt on {stack:#x}: {other:?}"),
             }
+            // The list and the model agree.
+            ensure!(
+                says.is_some() == first_missing(*stack, 5).is_some(),
+                "{stack:#x} is on the wrong side of the list"
+            );
         }
         kernel_stacks(&ranges)?;
         bench
