@@ -368,6 +368,11 @@ pub fn iretq() -> u64 {
     LINEAR + ENGINE + (here.addr() - begin.addr()) as u64
 }
 
+/// Whether an instruction is the engine's own.
+pub fn in_engine(rip: u64) -> bool {
+    (LINEAR + ENGINE..LINEAR + ENGINE + 2 * PAGE).contains(&rip)
+}
+
 /// The address of the handler of a vector, guest-virtual.
 pub fn handler(vector: u8) -> u64 {
     LINEAR + ENGINE + 16 * u64::from(vector)

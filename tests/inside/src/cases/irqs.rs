@@ -249,7 +249,7 @@ pub fn race_of_threads(bench: &mut Bench) -> Result<()> {
         let times = race(rounds, time, [1, 6_364_136_223_846_793_005], false)?;
         let all: Duration = times.iter().sum();
         let rounds = times.len();
-        ensure!(rounds >= 100, "only {rounds} interrupts in {seconds} s");
+        ensure!(rounds >= 50, "only {rounds} interrupts in {seconds} s");
         bench.control.say(
             "note",
             &format!("{rounds} interrupts, each taken once, in {all:.1?}"),

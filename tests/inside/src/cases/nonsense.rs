@@ -135,10 +135,8 @@ fn bad_stacks(ranges: &[u64; 4]) -> Vec<Stack> {
         (LINEAR + RING1_STACK - 8, None),
         (LINEAR + RING1_STACK - PAGE + 16, None),
         (OWN + PAGE, None),
-        // The last word of memory; just room for a frame of six words, and for five but not for six.
+        // Right below the end of memory.
         (LINEAR + END, None),
-        (LINEAR + 48, None),
-        (OWN + 48, None),
         // Half on a page that may be written, and the words below it on none.
         (OWN + 16, bad),
         (LINEAR + 16, bad),

@@ -24,7 +24,7 @@ use super::exits::folders;
 use crate::bare::reg::RBX;
 use crate::bare::{
     Bare, End, FREE, LINEAR, LOWER, Outcome, PAGE, RING1_STACK, RW, RWU, Registers, Ring, STATE,
-    StepNumber, TRAP_STACK, UPPER, with_module,
+    StepNumber, TRAP_STACK, UPPER, in_engine, with_module,
 };
 use crate::code;
 
@@ -505,7 +505,8 @@ fn judge(guest: &Bare, trial: &Trial, frames: &[Frame]) -> Result<Option<u64>> {
     } = trial;
     let here: Vec<&Frame> = frames
         .iter()
-        .filter(|frame| frame.step == *step || frame.step == *last)
+        // From the step before on, in which interrupts are turned on.
+        .filter(|frame| (*step - 1..=*last).contains(&frame.step))
         .collect();
     let (calls, taken): (Vec<&Frame>, Vec<&Frame>) = here.iter().partition(|f| f.vector == 0x80);
     let lines: Vec<u64> = taken
@@ -525,8 +526,8 @@ fn judge(guest: &Bare, trial: &Trial, frames: &[Frame]) -> Result<Option<u64>> {
         _ => LINEAR + TRAP_STACK,
     };
     for frame in &here {
-        // In the last step, the interrupt's frame is another's.
-        if frame.step == *step {
+        // In the last step, the interrupt's frame is another's; and in the engine it is too early.
+        if frame.step == *step && !in_engine(frame.rip) {
             let wanted = Frame {
                 step: *step,
                 rflags,
