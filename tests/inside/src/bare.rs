@@ -661,7 +661,7 @@ impl Bare {
         self.memory.as_ptr().addr()
     }
 
-    /// Puts the first page of a file into its memory, shared with whoever does the same.
+    /// Puts a page of a file into its memory, shared with whoever does the same.
     ///
     /// # Errors
     ///
@@ -670,14 +670,35 @@ impl Bare {
     /// # Panics
     ///
     /// When that is no page of its memory.
-    pub fn share_page(&mut self, at: u64, file: impl std::os::fd::AsFd) -> Result<()> {
+    pub fn share_page(&mut self, at: u64, file: impl std::os::fd::AsFd, page: u64) -> Result<()> {
+        let both = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        self.map_page(at, file, page, both, MapFlags::MAP_SHARED)
+    }
+
+    /// Puts a page of a file into its memory, mapped in this way.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be mapped.
+    ///
+    /// # Panics
+    ///
+    /// When that is no page of its memory.
+    pub fn map_page(
+        &mut self,
+        at: u64,
+        file: impl std::os::fd::AsFd,
+        page: u64,
+        protection: ProtFlags,
+        flags: MapFlags,
+    ) -> Result<()> {
         assert!(at.is_multiple_of(PAGE) && at < END, "no page at {at:#x}");
         let place = std::num::NonZero::new(self.memory.as_ptr() as usize + at as usize);
-        let both = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        let flags = MapFlags::MAP_SHARED | MapFlags::MAP_FIXED;
+        let flags = flags | MapFlags::MAP_FIXED;
         let length = std::num::NonZero::new(PAGE as usize).context("a page has bytes")?;
+        let offset = (page * PAGE).cast_signed();
         // SAFETY: It replaces a page of this structure's own memory, which is unmapped with it.
-        unsafe { nix::sys::mman::mmap(place, length, both, flags, file, 0) }?;
+        unsafe { nix::sys::mman::mmap(place, length, protection, flags, file, offset) }?;
         Ok(())
     }
 

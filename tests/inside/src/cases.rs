@@ -325,6 +325,16 @@ pub const CASES: &[Case] = &[
         exchange::guest_to_guest,
     ),
     case(
+        "guests-talk",
+        "two Launchers: thousands of packets each way, slow receivers, taken-back records",
+        exchange::talk,
+    ),
+    case(
+        "guests-talk-killed",
+        "kill -9 of either of two that talk, at moments which `seed=` chooses",
+        exchange::talk_killed,
+    ),
+    case(
         "null-ss",
         "a null selector in SS does not change the ring",
         segments::null_in_ss,

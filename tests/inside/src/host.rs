@@ -216,9 +216,9 @@ pub fn counter(name: &str) -> Result<u64> {
 }
 
 /// The counters that must be 0 when no Guest is alive.
-pub const RESOURCES: [&str; 3] = ["guests", "pinned_pages", "shadow_pages"];
+pub const RESOURCES: [&str; 4] = ["guests", "pinned_pages", "shadow_pages", "bound_dma"];
 
-/// Waits until no Guest, no pinned and no shadow page is left.
+/// Waits until no Guest, no pinned and no shadow page, and no binding of a Guest's is left.
 ///
 /// # Errors
 ///

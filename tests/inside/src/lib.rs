@@ -9,6 +9,7 @@
 pub mod bare;
 pub mod cases;
 pub mod device;
+pub mod exchange;
 pub mod guest;
 pub mod host;
 pub mod kvm;

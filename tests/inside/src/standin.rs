@@ -7,6 +7,7 @@
 //! of its own, and its end shows what the Host gives back.
 
 mod calls;
+mod exchange;
 mod leaving;
 mod lent;
 mod life;
@@ -51,6 +52,7 @@ const STAND_INS: &[(&str, Body)] = &[
     ("storm", signals::storm),
     ("sums", leaving::sums),
     ("holder", leaving::holder),
+    ("talk", exchange::talk),
     ("run", life::run),
     ("mortal", life::mortal),
     ("big", life::big),

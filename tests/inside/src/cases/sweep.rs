@@ -11,6 +11,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::Bench;
 use crate::bare::{
@@ -46,6 +47,14 @@ const OTHER_ROOT: u64 = FREE + PAGE;
 /// Pages of zeros, which are empty descriptors.
 const SEGMENTS: u64 = FREE + 2 * PAGE;
 const SEGMENTS_END: u64 = FREE + 8 * PAGE;
+
+/// A page of a file, which other Guests could have as well: keys in it lead to them.
+const KEYS: u64 = FREE + 9 * PAGE;
+/// Calls with such a key.
+const SHARED_CALLS: [Call; 2] = [
+    (12, "BIND_DMA", [KEYS, RECORDS, 2, 5]),
+    (13, "SEND_DMA", [KEYS + 1, RECORDS, 0, 0]),
+];
 
 /// Every hypercall there is. A test compares this list with the agreement.
 const CALLS: [Call; 16] = [
@@ -164,6 +173,11 @@ fn fate(number: u64, args: [u64; 4], five: bool) -> Fate {
             let good = d < 64 && records_fit(b, c);
             lives_if(good, &["BIND_DMA (12)"], Some(1))
         }
+        // The Host reads a record for another Guest and writes to it: an empty one does no harm.
+        13 if records_fit(b, 1) && (KEYS..KEYS + PAGE).contains(&a) => match b & !(PAGE - 1) {
+            RECORDS | SEGMENTS..KEYS => Lives(Some(0)),
+            _ => Doubtful,
+        },
         13 => lives_if(records_fit(b, 1), &["SEND_DMA (13)"], Some(0)),
         32 => Lives(None),
         33 => lives_if(
@@ -197,6 +211,7 @@ fn interesting(reserved: &[u64]) -> Vec<u64> {
         ROOT,
         RECORDS,
         RECORDS + PAGE,
+        KEYS,
         LINEAR,
         LINEAR + END,
         LINEAR + TRAP_STACK,
@@ -247,6 +262,9 @@ fn interesting(reserved: &[u64]) -> Vec<u64> {
 /// A Guest in which the calls of the list are in order.
 fn prepared() -> Result<Bare> {
     let mut guest = Bare::new()?;
+    let file = memfd_create("keys", MFdFlags::empty())?;
+    nix::unistd::ftruncate(&file, PAGE.cast_signed())?;
+    guest.share_page(KEYS, &file, 0)?;
     for slot in 0..512 {
         let entry = guest.read(ROOT + 8 * slot);
         guest.write(OTHER_ROOT + 8 * slot, entry);
@@ -344,6 +362,7 @@ pub fn sweep(bench: &mut Bench) -> Result<()> {
         let mut living: Vec<(u64, [u64; 4], bool)> = Vec::new();
         let all = CALLS
             .iter()
+            .chain(&SHARED_CALLS)
             .flat_map(|(number, _, args)| (0..4).map(move |place| (*number, *args, place)));
         for (nth, (number, good, place)) in all.enumerate() {
             for (turn, value) in values.iter().enumerate() {
