@@ -268,7 +268,9 @@ mod tests {
         let less = stops.replacen("| H:330 |", "| H:331 |", 1);
         assert!(check_stops(&less, &chapters).is_err());
         let mut many = stops.to_owned();
-        for stop in ["H:100", "H:110", "H:120", "H:130", "S:100"] {
+        for stop in [
+            "H:100", "H:110", "H:120", "H:130", "H:200", "H:210", "S:100",
+        ] {
             let at = many.find(&format!("| {stop} |")).unwrap();
             let end = at + many[at..].find('\n').unwrap();
             many.replace_range(at..end, &format!("| {stop} | x | none: for no reason |"));
