@@ -18,6 +18,8 @@ pub mod figures;
 pub mod fit;
 pub mod gdb;
 pub mod hosts;
+#[cfg(test)]
+mod hypercalls;
 pub mod initramfs;
 pub mod machine;
 pub mod prompt;

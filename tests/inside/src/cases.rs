@@ -20,9 +20,12 @@ mod kvm_after;
 mod leaks;
 mod leaving;
 mod measures;
+mod newborn;
 mod nonsense;
 mod own_segments;
+mod reasons;
 mod requests;
+mod ring;
 mod segments;
 mod state;
 mod storm;
@@ -144,6 +147,11 @@ pub const CASES: &[Case] = &[
         guests::privileged,
     ),
     case("ports", "IN and OUT of every size", guests::ports),
+    case(
+        "newborn",
+        "what a Guest finds at its first instruction, in every register",
+        newborn::newborn,
+    ),
     case(
         "fpu-fresh",
         "a new Guest's FPU registers, and the Launcher's",
@@ -428,9 +436,24 @@ pub const CASES: &[Case] = &[
     ),
     case("fuzz", "hypercalls at random, seeded", sweep::fuzz),
     case(
+        "reasons",
+        "every reason a hypercall can end a Guest for, word for word",
+        reasons::reasons,
+    ),
+    case(
         "ring-end",
         "SHUTDOWN in the ring, a full ring, nonsense in it",
         sweep::ring_end,
+    ),
+    case(
+        "ring-order",
+        "calls are made in order, from the ring and directly",
+        ring::order,
+    ),
+    case(
+        "ring-scribbled",
+        "another thread writes where the Host reads",
+        ring::scribbled,
     ),
     case(
         "requests",
@@ -595,6 +618,11 @@ pub const MEASURES: &[Case] = &[
         "system-calls-counted",
         "the least instructions of a system call of ring 3",
         measures::system_calls,
+    ),
+    case(
+        "fpu-trips",
+        "the least instructions of a trip with the FPU's registers",
+        measures::fpu_trips,
     ),
     case(
         "symbols",

@@ -6,7 +6,7 @@ use core::arch::asm;
 
 use rt::{boot, hypercall, println};
 
-use crate::registers::Numbers;
+use crate::registers::{Numbers, one_trip};
 
 /// What FXSAVE writes.
 #[repr(C, align(16))]
@@ -94,4 +94,45 @@ pub fn work() {
         }
     }
     println!("good: seed {seed}, all values right in {rounds} rounds");
+}
+
+/// The time-stamp counter, on both sides of one instruction of the FPU.
+fn one_use() -> u64 {
+    let (before, after): (u64, u64);
+    // SAFETY: Nothing else in this program uses XMM0 meanwhile; RDTSC changes RAX and RDX only.
+    unsafe {
+        asm!(
+            "rdtsc",
+            "mov esi, eax",
+            "movq xmm0, rax",
+            "rdtsc",
+            out("rsi") before,
+            out("rax") after,
+            out("rdx") _,
+        );
+    }
+    (after as u32).wrapping_sub(before as u32).into()
+}
+
+/// Measures a trip without and with the FPU's registers, and a use that has to ask for them: the
+/// fewest ticks seen in so many rounds.
+pub fn trips() {
+    const TS: u64 = 8;
+    let rounds = boot::number("rounds").unwrap_or(5) * 100;
+    let least = || (0..8).map(|_| one_trip()).min().unwrap_or(0);
+    let mut best = [u64::MAX; 3];
+    for _ in 0..rounds {
+        // Whoever clears TS has the registers for the next sixteen trips.
+        hypercall::call(TS, [0; 4]);
+        let with = least();
+        (0..16).for_each(|_| _ = one_trip());
+        let now = [least(), with, one_use()];
+        best.iter_mut()
+            .zip(now)
+            .for_each(|(best, now)| *best = now.min(*best));
+    }
+    let [without, with, trap] = best;
+    println!("good: fpu without {without}");
+    println!("good: fpu with {with}");
+    println!("good: fpu trap {trap}");
 }

@@ -52,6 +52,7 @@ const CASES: &[(&str, fn())] = &[
     ("traps", faults::traps),
     ("ports", faults::ports),
     ("fpu", fpu::work),
+    ("fpu-trips", fpu::trips),
     ("privileged", faults::privileged),
     ("user", walls::user),
     ("walls", walls::walls),

@@ -197,7 +197,10 @@ pub fn work() {
 }
 
 /// The time-stamp counter, on both sides of one hypercall that does nothing.
-fn one_trip() -> u64 {
+///
+/// There is one copy of this, which a debugger looks for.
+#[inline(never)]
+pub fn one_trip() -> u64 {
     let (before, after): (u64, u64);
     // SAFETY: As in `hypercall::call`; RDTSC changes RAX and RDX only.
     unsafe {

@@ -38,17 +38,17 @@ const LEGACY: usize = 512;
 /// An area as XSAVE writes it.
 #[derive(Clone)]
 #[repr(C, align(64))]
-struct Area([u8; 4096]);
+pub(super) struct Area(pub(super) [u8; 4096]);
 
 /// What of the state this machine has: a name, where it is in an area, and how long.
-struct Machine {
+pub(super) struct Machine {
     /// x87, SSE, AVX and the three parts of AVX-512, as far as XCR0 has them.
     mask: u64,
     parts: Vec<(String, usize, usize)>,
 }
 
 impl Machine {
-    fn new() -> Result<Self> {
+    pub(super) fn new() -> Result<Self> {
         if __cpuid(1).ecx & 1 << 27 == 0 {
             return Err(NotHere("needs XSAVE, to look at all registers".into()).into());
         }
@@ -74,7 +74,7 @@ impl Machine {
     }
 
     /// Random contents for everything, with no exception enabled.
-    fn pattern(&self, numbers: &mut Numbers) -> Area {
+    pub(super) fn pattern(&self, numbers: &mut Numbers) -> Area {
         let mut area = Area([0; 4096]);
         for (_, at, bytes) in &self.parts {
             for byte in &mut area.0[*at..at + bytes] {
@@ -150,7 +150,7 @@ impl Machine {
 
     /// Runs a Guest to its end, with other patterns in the registers at each `read()`. It must power
     /// off. Says how often `read()` returned.
-    fn run_filled(&self, device: &Device, numbers: &mut Numbers) -> Result<u64> {
+    pub(super) fn run_filled(&self, device: &Device, numbers: &mut Numbers) -> Result<u64> {
         let mut record = vec![0_u8; 512];
         let mut after = Area([0; 4096]);
         for turn in 1.. {
@@ -184,7 +184,7 @@ fn data(ring: Ring) -> u64 {
 }
 
 /// Both ways of the module: as it decides itself, and with the registers loaded on every trip.
-fn both_ways(body: impl Fn(bool) -> Result<()>) -> Result<()> {
+pub(super) fn both_ways(body: impl Fn(bool) -> Result<()>) -> Result<()> {
     for eager in [false, true] {
         if host::module_loaded() {
             host::unload_module()?;
@@ -198,7 +198,7 @@ fn both_ways(body: impl Fn(bool) -> Result<()>) -> Result<()> {
 }
 
 /// What a new Guest must find in the first 512 bytes.
-fn initial() -> [u64; 52] {
+pub(super) fn initial() -> [u64; 52] {
     let mut words = [0; 52];
     words[0] = 0x037f;
     words[3] = 0x1f80;

@@ -33,6 +33,18 @@ pub fn system_calls(bench: &mut Bench) -> Result<()> {
     Ok(())
 }
 
+/// What the FPU's registers cost.
+pub fn fpu_trips(bench: &mut Bench) -> Result<()> {
+    let ended = guests::run(&["case=fpu-trips", "rounds=10"])?;
+    ended
+        .expect_code(guests::OFF)?
+        .expect_output("good: fpu trap ")?;
+    for line in ended.output.lines() {
+        bench.control.say("note", line.trim_end())?;
+    }
+    Ok(())
+}
+
 /// The round trip of KVM's.
 pub fn kvm_round_trip(bench: &mut Bench) -> Result<()> {
     kvm::load()?;

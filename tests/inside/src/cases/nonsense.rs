@@ -355,7 +355,7 @@ fn kernel_stacks(ranges: &[u64; 4]) -> Result<()> {
         must_die(
             &mut guest,
             "a stack that is gone",
-            "SET_STACK: bad stack page",
+            "SET_STACK (7): bad stack page",
         )?;
         let trapped = matches!(guest.outcome(user), Outcome::Trapped(t) if t.vector == 0x80);
         ensure!(trapped, "before: {:?}", guest.outcome(user));

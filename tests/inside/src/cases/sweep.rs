@@ -38,14 +38,14 @@ enum Fate {
 use Fate::{Dies, Doubtful, Either, Ends, Lives};
 
 /// One hypercall: its number, its name, and arguments in good order.
-type Call = (u64, &'static str, [u64; 4]);
+pub(super) type Call = (u64, &'static str, [u64; 4]);
 
 /// Where a record may lie: a page that nothing else uses.
-const RECORDS: u64 = FREE;
+pub(super) const RECORDS: u64 = FREE;
 /// A copy of the top-level table.
-const OTHER_ROOT: u64 = FREE + PAGE;
+pub(super) const OTHER_ROOT: u64 = FREE + PAGE;
 /// Pages of zeros, which are empty descriptors.
-const SEGMENTS: u64 = FREE + 2 * PAGE;
+pub(super) const SEGMENTS: u64 = FREE + 2 * PAGE;
 const SEGMENTS_END: u64 = FREE + 8 * PAGE;
 
 /// A page of a file, which other Guests could have as well: keys in it lead to them.
@@ -57,7 +57,7 @@ const SHARED_CALLS: [Call; 2] = [
 ];
 
 /// Every hypercall there is. A test compares this list with the agreement.
-const CALLS: [Call; 16] = [
+pub(super) const CALLS: [Call; 16] = [
     (0, "FLUSH_ASYNC", [0; 4]),
     (1, "INIT", [1, 0, 0, 0]),
     (2, "SHUTDOWN", [0, 3, 16, 0]),
@@ -77,7 +77,7 @@ const CALLS: [Call; 16] = [
 ];
 
 /// Numbers that mean nothing.
-const UNKNOWN: [u64; 10] = [9, 11, 14, 17, 19, 31, 34, 255, 1 << 32, u64::MAX];
+pub(super) const UNKNOWN: [u64; 10] = [9, 11, 14, 17, 19, 31, 34, 255, 1 << 32, u64::MAX];
 
 /// Whether bits 63 to `highest` are all alike.
 fn alike(address: u64, highest: u32) -> bool {
@@ -166,7 +166,7 @@ fn fate(number: u64, args: [u64; 4], five: bool) -> Fate {
             let form = alike(a, 47) && a.is_multiple_of(16) && matches!(b, 1 | 2);
             let pages =
                 (0..if form { b } else { 0 }).all(|page| writable(a.wrapping_sub(PAGE * page + 1)));
-            lives_if(form && pages, &["SET_STACK"], Some(0))
+            lives_if(form && pages, &["SET_STACK (7)"], Some(0))
         }
         8 => lives_if(a <= 1, &["TS (8)"], Some(0)),
         12 => {
@@ -413,7 +413,7 @@ fn at_border(value: u64) -> bool {
 }
 
 /// Whether a call does not look at this argument.
-fn unused(number: u64, place: usize) -> bool {
+pub(super) fn unused(number: u64, place: usize) -> bool {
     let used = match number {
         1 | 4 | 5 | 8 | 16 | 33 => 1,
         3 | 7 | 18 => 2,
