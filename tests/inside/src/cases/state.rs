@@ -84,7 +84,7 @@ pub fn state(bench: &mut Bench) -> Result<()> {
 }
 
 /// Parts of the state that every processor has and that can be spoiled.
-const KNOWN: [&str; 26] = [
+const KNOWN: [&str; 30] = [
     "CR0",
     "CR3",
     "CR4",
@@ -110,6 +110,10 @@ const KNOWN: [&str; 26] = [
     "DR0",
     "DR7",
     "RFLAGS",
+    "x87 control word",
+    "MXCSR",
+    "XMM0 low",
+    "XMM15 high",
     "stack canary",
 ];
 
