@@ -94,6 +94,25 @@ const FIGURES_KNOWN: &[Figure] = &[
         measure: || Ok(trips()?.calls[3] as f64),
     },
     Figure {
+        name: "guest_fpu_switch",
+        unit: "instructions",
+        goal: Goal::None,
+        command: "what the first of these figures grows by when the trip is made with the Guest's \
+                  FPU registers, in the same boot: the least of 1,000 rounds of 8",
+        measure: || {
+            let [without, with, _] = trips()?.fpu;
+            Ok(with as f64 - without as f64)
+        },
+    },
+    Figure {
+        name: "guest_fpu_trap",
+        unit: "instructions",
+        goal: Goal::None,
+        command: "a Guest without them reads the TSC, moves a word into XMM0, reads the TSC \
+                  again, in the same boot: the least of 1,000",
+        measure: || Ok(trips()?.fpu[2] as f64),
+    },
+    Figure {
         name: "cr3_writes_per_trip",
         unit: "writes",
         goal: Goal::Exactly(trip::LOADS as f64),

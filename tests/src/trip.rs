@@ -36,6 +36,8 @@ pub const INT80_AT_MOST: u64 = 10;
 pub const SYSCALL_AT_MOST: u64 = 25;
 /// What the case calls them, in the order of [`Counted::calls`].
 const CALLS: [&str; 4] = ["int80", "syscall", "int80 reflected", "syscall reflected"];
+/// What the case calls those with the FPU, in the order of [`Counted::fpu`].
+const FPU: [&str; 3] = ["without", "with", "trap"];
 /// How many times as much it must cost under KVM.
 pub const TIMES_KVM: u64 = 8;
 /// How often a trip loads CR3, and how often CR4: the Guest's and the Host's.
@@ -71,9 +73,16 @@ pub fn test(report: &mut Report, name: &str, body: Test) -> Result<()> {
 
 /// The goals for what the machine counts.
 fn counted() -> Result<String> {
-    let Counted { lguest, kvm, calls } = count()?;
-    let said =
-        format!("{lguest} instructions under lguest, {kvm} under KVM; system calls {calls:?}");
+    let Counted {
+        lguest,
+        kvm,
+        calls,
+        fpu,
+    } = count()?;
+    let said = format!(
+        "{lguest} instructions under lguest, {kvm} under KVM; system calls {calls:?}; \
+         without, with and asking for the FPU {fpu:?}"
+    );
     ensure!(
         calls[0] <= INT80_AT_MOST && calls[1] <= SYSCALL_AT_MOST,
         "{said}: direct ones have to be at most {INT80_AT_MOST} and {SYSCALL_AT_MOST}"
@@ -111,6 +120,9 @@ pub struct Counted {
     pub kvm: u64,
     /// Of system calls of a Guest's program: `int 0x80` and `syscall`, then both through the Host.
     pub calls: [u64; 4],
+    /// Of a hypercall without the FPU's registers and with them, and of a use that has to ask for
+    /// them.
+    pub fpu: [u64; 3],
 }
 
 /// Has both counted.
@@ -142,8 +154,23 @@ pub fn count() -> Result<Counted> {
         let number = numbers.find_map(|number| number.parse().ok());
         *count = number.with_context(|| format!("nothing about {name}"))?;
     }
+    let notes = run(&mut machine, "fpu-trips")?;
+    let mut fpu = [0; 3];
+    for (count, name) in fpu.iter_mut().zip(FPU) {
+        let words = format!("good: fpu {name} ");
+        let mut numbers = notes.iter().filter_map(|note| note.strip_prefix(&words));
+        let number = numbers
+            .next()
+            .with_context(|| format!("nothing about {name}"))?;
+        *count = number.parse()?;
+    }
     machine.quit(Duration::from_secs(60))?;
-    Ok(Counted { lguest, kvm, calls })
+    Ok(Counted {
+        lguest,
+        kvm,
+        calls,
+        fpu,
+    })
 }
 
 /// Runs a case and gives its notes.
