@@ -40,6 +40,8 @@ const CALLS: [&str; 4] = ["int80", "syscall", "int80 reflected", "syscall reflec
 const FPU: [&str; 3] = ["without", "with", "trap"];
 /// How many times as much it must cost under KVM.
 pub const TIMES_KVM: u64 = 8;
+/// What a page fault may cost for which only the shadow lacks an entry.
+pub const FAULT_AT_MOST: u64 = 1400;
 /// How often a trip loads CR3, and how often CR4: the Guest's and the Host's.
 pub const LOADS: usize = 2;
 
@@ -75,28 +77,30 @@ pub fn test(report: &mut Report, name: &str, body: Test) -> Result<()> {
 fn counted() -> Result<String> {
     let Counted {
         lguest,
+        fault,
         kvm,
         calls,
         fpu,
     } = count()?;
     let said = format!(
-        "{lguest} instructions under lguest, {kvm} under KVM; system calls {calls:?}; \
-         without, with and asking for the FPU {fpu:?}"
+        "{lguest} instructions under lguest, {kvm} under KVM; a page fault {fault}, system calls \
+         {calls:?}; without, with and asking for the FPU {fpu:?}"
     );
     ensure!(
         calls[0] <= INT80_AT_MOST && calls[1] <= SYSCALL_AT_MOST,
         "{said}: direct ones have to be at most {INT80_AT_MOST} and {SYSCALL_AT_MOST}"
     );
     ensure!(
-        lguest <= AT_MOST && lguest * TIMES_KVM <= kvm,
-        "{said}: it has to be at most {AT_MOST}, and KVM's {TIMES_KVM} times as many"
+        lguest <= AT_MOST && lguest * TIMES_KVM <= kvm && fault <= FAULT_AT_MOST,
+        "{said}: they have to be at most {AT_MOST}, KVM's {TIMES_KVM} times as many, and at most \
+         {FAULT_AT_MOST} for the fault"
     );
     Ok(said)
 }
 
 /// The goals for what is loaded. Ten trips are enough to see that they are all the same.
 fn followed() -> Result<String> {
-    let steps = follow(10)?;
+    let steps = follow(CALL, 10)?;
     for register in ["CR3", "CR4"] {
         let loads = loads_of(&steps, register);
         ensure!(
@@ -111,11 +115,13 @@ fn followed() -> Result<String> {
     ))
 }
 
-/// Round trips in instructions, the least that was seen, all in one boot.
+/// Trips in instructions, the least of each that was seen, all in one boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Counted {
     /// Of a hypercall under lguest.
     pub lguest: u64,
+    /// Of a page fault under lguest for which only the shadow lacks an entry.
+    pub fault: u64,
     /// Of one under KVM.
     pub kvm: u64,
     /// Of system calls of a Guest's program: `int 0x80` and `syscall`, then both through the Host.
@@ -125,7 +131,7 @@ pub struct Counted {
     pub fpu: [u64; 3],
 }
 
-/// Has both counted.
+/// Has all of them counted.
 ///
 /// # Errors
 ///
@@ -144,6 +150,7 @@ pub fn count() -> Result<Counted> {
         Ok(numbers.next().context("it does not say")?.parse()?)
     };
     let lguest = least("round-trip", "good: round trip ")?;
+    let fault = least("shadow-fault", "good: shadow fault ")?;
     let kvm = least("kvm-round-trip", "good: vmmcall round trip ")?;
     let notes = run(&mut machine, "system-calls-counted")?;
     let mut calls = [0; 4];
@@ -167,6 +174,7 @@ pub fn count() -> Result<Counted> {
     machine.quit(Duration::from_secs(60))?;
     Ok(Counted {
         lguest,
+        fault,
         kvm,
         calls,
         fpu,
@@ -201,23 +209,40 @@ pub struct Step {
     pub loads: Option<&'static str>,
 }
 
-/// The bytes of the Guest's five instructions, up to the second reading of the TSC.
-const CALL: [u8; 13] = [
-    0x0f, 0x31, 0x89, 0xc6, 0xb8, 0, 0, 0, 0, 0xcd, 0x1f, 0x0f, 0x31,
-];
+/// What can be followed: a case, and the bytes of the Guest's instructions that it measures, up to
+/// the second reading of the TSC.
+#[derive(Clone, Copy, Debug)]
+pub struct Trip {
+    case: &'static str,
+    bytes: &'static [u8],
+}
+
+/// The hypercall that does nothing: five instructions.
+pub const CALL: Trip = Trip {
+    case: "round-trip",
+    bytes: &[
+        0x0f, 0x31, 0x89, 0xc6, 0xb8, 0, 0, 0, 0, 0xcd, 0x1f, 0x0f, 0x31,
+    ],
+};
+
+/// The page fault for which only the shadow lacks an entry: four.
+pub const FAULT: Trip = Trip {
+    case: "shadow-fault",
+    bytes: &[0x0f, 0x31, 0x89, 0xc6, 0x48, 0x8b, 0x0f, 0x0f, 0x31],
+};
 
 /// Goes through `trips` trips. All must be the same, instruction by instruction; gives the one.
 ///
 /// # Errors
 ///
 /// When they are not, or something that is needed is not built.
-pub fn follow(trips: usize) -> Result<Vec<Step>> {
+pub fn follow(what: Trip, trips: usize) -> Result<Vec<Step>> {
     let artifacts = Artifacts::collect()?.with_test_guests()?;
     artifacts.complete()?;
     let probe = artifacts.guests.iter().find(|(name, _)| name == "probe");
     let (_, probe) = probe.context("no test Guest")?;
-    let first = place(&fs::read(probe)?)?;
-    let last = first + (CALL.len() - 2) as u64;
+    let first = place(&fs::read(probe)?, what.bytes)?;
+    let last = first + (what.bytes.len() - 2) as u64;
 
     let log = artifacts::log_directory()?.join("bench-follow.log");
     let mut settings = Settings::new(&artifacts.kernel, artifacts.pack()?, &log);
@@ -230,7 +255,7 @@ pub fn follow(trips: usize) -> Result<Vec<Step>> {
     debugger.patience(PATIENCE)?;
     debugger.breakpoint(first, true)?;
     debugger.run()?;
-    machine.tell("case round-trip")?;
+    machine.tell(&format!("case {}", what.case))?;
     debugger.stopped()?;
     debugger.breakpoint(first, false)?;
 
@@ -298,19 +323,19 @@ fn walk(
     Ok(path)
 }
 
-/// Where the Guest makes the call that is measured.
-fn place(elf: &[u8]) -> Result<u64> {
+/// Where the Guest does what is measured.
+fn place(elf: &[u8], call: &[u8]) -> Result<u64> {
     let file = object::File::parse(elf)?;
     let mut places = Vec::new();
     for segment in file.segments() {
         let bytes = segment.data()?;
-        let found = bytes.windows(CALL.len()).enumerate();
-        let found = found.filter(|(_, window)| *window == CALL);
+        let found = bytes.windows(call.len()).enumerate();
+        let found = found.filter(|(_, window)| *window == call);
         places.extend(found.map(|(offset, _)| segment.address() + offset as u64));
     }
     match places[..] {
         [place] => Ok(place),
-        _ => bail!("the test Guest makes the call at {} places", places.len()),
+        _ => bail!("the test Guest does it at {} places", places.len()),
     }
 }
 
@@ -526,7 +551,7 @@ mod tests {
 
     #[test]
     fn the_call_is_found_once_or_not_at_all() {
-        assert!(place(b"not an ELF file").is_err());
+        assert!(place(b"not an ELF file", CALL.bytes).is_err());
     }
 
     #[test]

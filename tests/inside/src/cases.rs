@@ -20,10 +20,12 @@ mod kvm_after;
 mod leaks;
 mod leaving;
 mod measures;
+mod neighbours;
 mod newborn;
 mod nonsense;
 mod own_segments;
 mod reasons;
+mod reclaim;
 mod requests;
 mod ring;
 mod segments;
@@ -415,6 +417,16 @@ pub const CASES: &[Case] = &[
         tables::evil_tables,
     ),
     case(
+        "neighbours",
+        "what comes into the shadow with a page that was touched",
+        neighbours::neighbours,
+    ),
+    case(
+        "reclaim",
+        "the shadow's tables: how many, and given back for memory",
+        reclaim::reclaim,
+    ),
+    case(
         "host-half",
         "nothing of the Host's can be read",
         tables::host_half,
@@ -608,6 +620,11 @@ pub const MEASURES: &[Case] = &[
         "round-trip",
         "the least instructions of a hypercall",
         measures::round_trip,
+    ),
+    case(
+        "shadow-fault",
+        "the least instructions of a fault that only fills the shadow",
+        measures::shadow_fault,
     ),
     case(
         "kvm-round-trip",

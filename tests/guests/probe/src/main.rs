@@ -43,6 +43,7 @@ const CASES: &[(&str, fn())] = &[
     ("tables", paging::tables),
     ("hypercalls", registers::hypercalls),
     ("round-trip", registers::round_trip),
+    ("shadow-fault", paging::shadow_fault),
     ("work", registers::work),
     ("storm", storm::storm),
     ("syscalls", syscalls::syscalls),

@@ -42,7 +42,7 @@ pub fn folders(pid: u32) -> Result<Vec<PathBuf>> {
 }
 
 /// The numbers in the file `exits`, by their names.
-fn numbers(text: &str) -> Result<BTreeMap<String, u64>> {
+pub(super) fn numbers(text: &str) -> Result<BTreeMap<String, u64>> {
     let mut all = BTreeMap::new();
     for line in text.lines().filter(|line| !line.starts_with("reason ")) {
         let (name, rest) = line.split_once(' ').with_context(|| line.to_owned())?;

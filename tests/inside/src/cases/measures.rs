@@ -11,10 +11,17 @@ use crate::{host, kvm};
 
 /// The round trip of a hypercall of ours.
 pub fn round_trip(bench: &mut Bench) -> Result<()> {
-    let ended = guests::run(&["case=round-trip", "rounds=10"])?;
-    ended
-        .expect_code(guests::OFF)?
-        .expect_output("good: round trip ")?;
+    measured(bench, "round-trip", "good: round trip ")
+}
+
+/// A page fault for which only the shadow lacks an entry.
+pub fn shadow_fault(bench: &mut Bench) -> Result<()> {
+    measured(bench, "shadow-fault", "good: shadow fault ")
+}
+
+fn measured(bench: &mut Bench, case: &str, good: &str) -> Result<()> {
+    let ended = guests::run(&[&format!("case={case}"), "rounds=10"])?;
+    ended.expect_code(guests::OFF)?.expect_output(good)?;
     for line in ended.output.lines() {
         bench.control.say("note", line.trim_end())?;
     }
