@@ -664,7 +664,7 @@ impl Meeting {
 
 /// How long two may talk.
 fn time_to_talk() -> Duration {
-    Duration::from_secs(300) * host::patience()
+    Duration::from_secs(250) * host::patience()
 }
 
 /// So many packets each way; how slow both are, and after how many they take their records back.
@@ -734,7 +734,7 @@ impl Talk {
 pub fn talk(bench: &mut Bench) -> Result<()> {
     host::load_module()?;
     let times = bench.number("times");
-    let times = times.unwrap_or(if bench.long() { 5 } else { 1 });
+    let times = times.unwrap_or(if bench.long() { 2 } else { 1 });
     // A kernel with nets takes ten times as long for each.
     let part = if host::patience() > 5 { 10 } else { 1 };
     for talk in [
@@ -797,7 +797,7 @@ pub fn talk_killed(bench: &mut Bench) -> Result<()> {
             .as_millis() as u64,
     };
     let kills = bench.number("kills");
-    let kills = kills.unwrap_or(if bench.long() { 200 } else { 25 });
+    let kills = kills.unwrap_or(if bench.long() { 100 } else { 25 });
     bench
         .control
         .say("note", &format!("seed={seed}, {kills} kills"))?;
