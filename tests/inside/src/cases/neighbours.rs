@@ -69,14 +69,14 @@ fn touching(beside: Beside, all: bool) -> Result<u64> {
         first += FIRST * PAGE;
     }
     for n in 0..ROW {
-        guest.write(TABLES[2] + 8 * n, (FIRST + n) * PAGE | RW);
+        guest.write(TABLES[2] + 8 * n, ((FIRST + n) * PAGE) | RW);
     }
     for n in 0..ROW {
         guest.peek(first + n * PAGE);
     }
     let accessed = if beside == Beside::Idle { 0 } else { ACCESSED };
     for n in 0..ROW {
-        let entry = (FIRST + n) * PAGE | RW | accessed;
+        let entry = ((FIRST + n) * PAGE) | RW | accessed;
         guest.poke(LINEAR + TABLES[2] + 8 * n, entry);
     }
     guest.call(FLUSH_TLB, [1, 0, 0, 0]);
