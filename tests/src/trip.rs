@@ -29,6 +29,8 @@ const PATIENCE: Duration = Duration::from_secs(600);
 
 /// What a hypercall may cost, in instructions.
 pub const AT_MOST: u64 = 300;
+/// What a record of an exit may cost on top of that.
+pub const RECORD_AT_MOST: u64 = 300;
 /// What a system call of a Guest's program may cost, by `int 0x80` and by `syscall`, if it does not
 /// leave the Guest.
 pub const INT80_AT_MOST: u64 = 10;
@@ -78,13 +80,18 @@ fn counted() -> Result<String> {
     let Counted {
         lguest,
         fault,
+        recorded,
         kvm,
         calls,
         fpu,
     } = count()?;
     let said = format!(
-        "{lguest} instructions under lguest, {kvm} under KVM; a page fault {fault}, system calls \
-         {calls:?}; without, with and asking for the FPU {fpu:?}"
+        "{lguest} instructions under lguest, {recorded} with a record, {kvm} under KVM; a page \
+         fault {fault}, system calls {calls:?}; without, with and asking for the FPU {fpu:?}"
+    );
+    ensure!(
+        recorded - lguest <= RECORD_AT_MOST,
+        "{said}: a record has to be at most {RECORD_AT_MOST}"
     );
     ensure!(
         calls[0] <= INT80_AT_MOST && calls[1] <= SYSCALL_AT_MOST,
@@ -122,6 +129,8 @@ pub struct Counted {
     pub lguest: u64,
     /// Of a page fault under lguest for which only the shadow lacks an entry.
     pub fault: u64,
+    /// The same while every exit is recorded.
+    pub recorded: u64,
     /// Of one under KVM.
     pub kvm: u64,
     /// Of system calls of a Guest's program: `int 0x80` and `syscall`, then both through the Host.
@@ -151,6 +160,7 @@ pub fn count() -> Result<Counted> {
     };
     let lguest = least("round-trip", "good: round trip ")?;
     let fault = least("shadow-fault", "good: shadow fault ")?;
+    let recorded = least("recorded-round-trip", "good: recorded round trip ")?;
     let kvm = least("kvm-round-trip", "good: vmmcall round trip ")?;
     let notes = run(&mut machine, "system-calls-counted")?;
     let mut calls = [0; 4];
@@ -175,6 +185,7 @@ pub fn count() -> Result<Counted> {
     Ok(Counted {
         lguest,
         fault,
+        recorded,
         kvm,
         calls,
         fpu,

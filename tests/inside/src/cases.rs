@@ -534,6 +534,11 @@ pub const CASES: &[Case] = &[
         exits::exits,
     ),
     case(
+        "debugfs-open",
+        "an open file of debugfs holds the module",
+        exits::held_open,
+    ),
+    case(
         "leaving-signals",
         "signals, stops, debuggers and BREAK: the sums stay right",
         leaving::signals,
@@ -625,6 +630,11 @@ pub const MEASURES: &[Case] = &[
         "shadow-fault",
         "the least instructions of a fault that only fills the shadow",
         measures::shadow_fault,
+    ),
+    case(
+        "recorded-round-trip",
+        "the same while every exit is recorded",
+        measures::recorded_round_trip,
     ),
     case(
         "kvm-round-trip",

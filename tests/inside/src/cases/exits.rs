@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use anyhow::{Context, Result, ensure};
 use super::Bench;
 use crate::bare::{Bare, End, Ring, Trap};
 use crate::code;
-use crate::guest::Guest;
+use crate::guest::{Guest, patience};
 use crate::host;
 
 /// The folders of all Guests.
@@ -219,4 +220,106 @@ fn watched(bench: &mut Bench) -> Result<()> {
     let note = format!("looked {looks} times: {lines} records, {before} exits");
     bench.control.say("note", &note)?;
     host::wait_until_free()
+}
+
+/// The folder of the module.
+const FOLDER: &str = "/sys/kernel/debug/lguest";
+
+/// Whoever has a file of the module's open holds the module, and one that outlives its Guest
+/// touches nothing.
+pub fn held_open(bench: &mut Bench) -> Result<()> {
+    host::load_module()?;
+    let refused = |when: &str| -> Result<()> {
+        let answer = host::unload_module();
+        ensure!(answer.is_err(), "{when}: the module could be unloaded");
+        Ok(())
+    };
+    let counters = File::open(format!("{FOLDER}/counters"))?;
+    refused("the counters are open")?;
+    drop(counters);
+
+    let mut guest = Bare::new()?;
+    guest.call(FLUSH_ASYNC, [0; 4]);
+    let device = guest.initialize()?;
+    let folders = folders(std::process::id())?;
+    ensure!(folders.len() == 1, "{folders:?} are there for one Guest");
+    let mut open = Vec::new();
+    for name in ["exits", "ring", "record"] {
+        let mut file = File::open(folders[0].join(name))?;
+        // One that has been read and one that has not.
+        if name != "ring" {
+            file.read_to_string(&mut String::new())?;
+        }
+        open.push((name, file));
+    }
+    let end = guest.go_on(&device, |_, _, _| Ok(()))?;
+    ensure!(end == End::Off, "{end:?}");
+    drop(device);
+    ensure!(!folders[0].exists(), "{folders:?} is still there");
+    for (name, mut file) in open {
+        refused(name)?;
+        file.seek(SeekFrom::Start(0)).ok();
+        let answer = file.read(&mut [0; 64]);
+        ensure!(answer.is_err(), "{name}, its Guest gone: {answer:?}");
+    }
+    host::wait_until_free()?;
+    host::unload_module()?;
+    meanwhile(bench)
+}
+
+/// Guests come and go, and the module too, while somebody opens and reads all there is.
+fn meanwhile(bench: &mut Bench) -> Result<()> {
+    let rounds = if bench.long() { 400 } else { 40 };
+    let over = AtomicBool::new(false);
+    let (looks, reloads) = thread::scope(|scope| {
+        let reader = scope.spawn(|| look_around(&over));
+        let result = come_and_go(rounds);
+        over.store(true, Ordering::Relaxed);
+        let looks = reader.join().expect("the reader does not panic");
+        result.map(|reloads| (looks, reloads))
+    })?;
+    let note =
+        format!("{looks} texts read while {rounds} Guests came, and the module {reloads} times");
+    bench.control.say("note", &note)?;
+    ensure!(looks > 0, "nothing could be read");
+    host::load_module()
+}
+
+/// Gives how often the module was loaded anew.
+fn come_and_go(rounds: u64) -> Result<u64> {
+    let mut reloads = 0;
+    for round in 0..rounds {
+        host::load_module()?;
+        let mut guest = Bare::new()?;
+        for _ in 0..CALLS {
+            guest.call(FLUSH_ASYNC, [0; 4]);
+        }
+        guest.survive().with_context(|| format!("Guest {round}"))?;
+        if round % 4 == 3 {
+            // Refused as long as the reader has a file open.
+            let end = Instant::now() + patience();
+            while let Err(error) = host::unload_module() {
+                ensure!(Instant::now() < end, "{error:#}");
+            }
+            reloads += 1;
+        }
+    }
+    Ok(reloads)
+}
+
+/// Reads all files that are there, over and over. Gives how many texts there were.
+fn look_around(over: &AtomicBool) -> u64 {
+    let mut looks = 0;
+    while !over.load(Ordering::Relaxed) {
+        let guests = fs::read_dir(GUESTS).into_iter().flatten().flatten();
+        let mut folders: Vec<PathBuf> = guests.map(|entry| entry.path()).collect();
+        folders.push(FOLDER.into());
+        for folder in folders {
+            fs::write(folder.join("record"), "1").ok();
+            for name in ["exits", "ring", "record", "counters"] {
+                looks += u64::from(fs::read_to_string(folder.join(name)).is_ok());
+            }
+        }
+    }
+    looks
 }

@@ -4,9 +4,10 @@
 
 use std::fs;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::{Bench, guests};
+use crate::guest::Guest;
 use crate::{host, kvm};
 
 /// The round trip of a hypercall of ours.
@@ -26,6 +27,35 @@ fn measured(bench: &mut Bench, case: &str, good: &str) -> Result<()> {
         bench.control.say("note", line.trim_end())?;
     }
     Ok(())
+}
+
+/// The round trip of a hypercall while every exit is recorded.
+pub fn recorded_round_trip(bench: &mut Bench) -> Result<()> {
+    host::load_module()?;
+    let guest = Guest::probe(&["case=round-trip", "rounds=60"])?;
+    let pid = guest.pid().as_raw().cast_unsigned();
+    guest.wait_for("round 0: ")?;
+    let folders = super::exits::folders(pid)?;
+    let folder = folders.first().context("the Guest has no folder")?;
+    fs::write(folder.join("record"), "1")?;
+    let ended = guest.finish()?;
+    ended
+        .expect_code(guests::OFF)?
+        .expect_output("good: round trip ")?;
+    // The first rounds are from before.
+    let of_round = |line: &str| -> Option<u64> {
+        let (_, counts) = line.strip_prefix("round ")?.split_once(": ")?;
+        counts.split_once(" to ")?.0.parse().ok()
+    };
+    let rounds: Vec<u64> = ended.output.lines().filter_map(of_round).collect();
+    let last = rounds.last_chunk::<10>().context("too few rounds")?;
+    let least = last.iter().min().context("no rounds")?;
+    ensure!(
+        last.iter().all(|count| count == least) && rounds[0] < *least,
+        "rounds that differ: {rounds:?}"
+    );
+    let note = format!("good: recorded round trip {least}");
+    bench.control.say("note", &note)
 }
 
 /// What system calls of a Guest's program cost.
