@@ -32,7 +32,7 @@ fn measured(bench: &mut Bench, case: &str, good: &str) -> Result<()> {
 /// The round trip of a hypercall while every exit is recorded.
 pub fn recorded_round_trip(bench: &mut Bench) -> Result<()> {
     host::load_module()?;
-    let guest = Guest::probe(&["case=round-trip", "rounds=60"])?;
+    let guest = Guest::probe(&["case=round-trip", "rounds=1000"])?;
     let pid = guest.pid().as_raw().cast_unsigned();
     guest.wait_for("round 0: ")?;
     let folders = super::exits::folders(pid)?;

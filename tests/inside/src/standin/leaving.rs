@@ -91,6 +91,12 @@ pub fn sums(words: &[String]) -> Result<()> {
             Ok(number) => {
                 progress.records += 1;
                 let wanted = progress.records * step;
+                ensure!(
+                    number >> 63 == 0,
+                    "the Guest's own segment has base {:#x} now; it has sent {} records",
+                    number << 1 >> 1,
+                    progress.records - 1
+                );
                 let (word, sum) = (guest.memory.word(0), guest.memory.word(1));
                 ensure!(
                     number == wanted && word == wanted && sum == wanted * (wanted + 1) / 2,
