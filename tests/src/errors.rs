@@ -65,7 +65,7 @@ const DEVICE: &str = "book/host/dev-lguest.md";
 const BOUNDS: &str = "book/guest-memory/bounds.md";
 const SWITCHER: &str = "book/switcher/switcher.md";
 const OBJECTS: &str = "lguest-y += logic.o abi.o bitflags.o";
-const LOADED: &str = "let ready = fit().and_then(|()| device::set_up(&folder));";
+const LOADED: &str = "let folder = fit().and_then(|()| Folder::new(c\"lguest\", None));";
 const OWNER: &str = "fn check_owner(&self) -> Result {";
 
 /// All faults.
