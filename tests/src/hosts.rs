@@ -26,6 +26,8 @@ pub struct Kind {
     pub cpu: &'static str,
     /// How many processors.
     pub cpus: u32,
+    /// How much memory, in MiB.
+    pub memory_mib: u32,
     /// More words for the kernel's command line.
     pub append: &'static str,
     /// Which QEMU.
@@ -70,6 +72,7 @@ const FIRST: Kind = Kind {
     about: "page tables of five levels, two processors",
     cpu: "max",
     cpus: 2,
+    memory_mib: 1024,
     append: "",
     qemu: Qemu::Own,
     kernel: Kernel::Plain,
@@ -96,6 +99,14 @@ pub const KINDS: &[Kind] = &[
         cpus: 1,
         one_in: 6,
         facts: &["five levels", "1 CPU,"],
+        ..FIRST
+    },
+    Kind {
+        section: "host-large",
+        about: "two GiB of memory",
+        memory_mib: 2048,
+        one_in: 24,
+        facts: &["2 CPUs", "2 GiB"],
         ..FIRST
     },
     Kind {
@@ -171,6 +182,8 @@ const ALWAYS: [&str; 4] = ["linux", "hello", "walls", "reload"];
 const CHECKED_ALWAYS: [&str; 2] = ["state", "disturbed"];
 /// The case that makes no sense anywhere else.
 const CHECKED_ONLY: &str = "disturbed";
+/// The case that needs so much memory, and so much time that it is run nowhere else.
+const LARGE_ONLY: &str = "many";
 
 impl Kind {
     /// The kind of that name, with `host-` or without.
@@ -182,13 +195,19 @@ impl Kind {
 
     /// Whether a case can be tried on it at all.
     pub fn takes(&self, case: &str) -> bool {
-        case != CHECKED_ONLY || self.kernel == Kernel::Checked
+        (case != CHECKED_ONLY || self.kernel == Kernel::Checked)
+            && (case != LARGE_ONLY || self.is_large())
+    }
+
+    fn is_large(&self) -> bool {
+        self.memory_mib >= 2048
     }
 
     /// Whether an ordinary run at this commit takes a case on it.
     pub fn samples(&self, commit: &str, case: &str) -> bool {
         ALWAYS.contains(&case)
             || (self.kernel == Kernel::Checked && CHECKED_ALWAYS.contains(&case))
+            || (self.is_large() && case == LARGE_ONLY)
             || sample::chosen(commit, &format!("{}/{case}", self.section), self.one_in)
     }
 
@@ -228,6 +247,7 @@ impl Kind {
         settings.qemu = self.qemu.program()?;
         settings.cpu = self.cpu.to_owned();
         settings.cpus = self.cpus;
+        settings.memory_mib = self.memory_mib;
         settings.append = self.append.to_owned();
         if self.patience > 1 {
             // A word that the kernel does not know ends up in the environment of /init.

@@ -57,9 +57,10 @@ const LOG: u64 = 20 * PAGE;
 pub const LOG_ENTRIES: u64 = 4096;
 /// Pages that nothing here uses, up to [`STEPS`].
 pub const FREE: u64 = 84 * PAGE;
-const STEPS: u64 = 128 * PAGE;
+/// Where the steps begin.
+pub const STEPS: u64 = 128 * PAGE;
 /// Bytes of one step.
-const STEP: u64 = 512;
+pub const STEP: u64 = 512;
 
 /// Steps that a Guest has room for.
 pub const MOST_STEPS: usize = ((END - STEPS) / STEP) as usize - 1;
@@ -1009,10 +1010,16 @@ impl Bare {
 }
 
 /// A signal for this thread's system call, after some time or never.
-struct Alarm;
+#[derive(Debug)]
+pub struct Alarm;
 
 impl Alarm {
-    fn after(limit: Duration) -> Result<Self> {
+    /// Ends it after so long, until this is dropped.
+    ///
+    /// # Errors
+    ///
+    /// When the system refuses.
+    pub fn after(limit: Duration) -> Result<Self> {
         extern "C" fn nothing(_: libc::c_int) {}
         let action = SigAction::new(
             SigHandler::Handler(nothing),
@@ -1026,16 +1033,14 @@ impl Alarm {
     }
 
     fn set(limit: Duration) {
-        let zero = libc::timeval {
-            tv_sec: 0,
-            tv_usec: 0,
+        let limit = libc::timeval {
+            tv_sec: limit.as_secs().cast_signed(),
+            tv_usec: limit.subsec_micros().into(),
         };
+        // Again and again: on a busy machine the first may come before the system call has begun.
         let timer = libc::itimerval {
-            it_interval: zero,
-            it_value: libc::timeval {
-                tv_sec: limit.as_secs().cast_signed(),
-                tv_usec: limit.subsec_micros().into(),
-            },
+            it_interval: limit,
+            it_value: limit,
         };
         // SAFETY: The structure is alive, and nothing is written back.
         let set =

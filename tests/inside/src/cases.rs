@@ -19,6 +19,7 @@ mod irqs;
 mod kvm_after;
 mod leaks;
 mod leaving;
+mod many;
 mod measures;
 mod neighbours;
 mod newborn;
@@ -34,6 +35,7 @@ mod storm;
 mod sweep;
 mod system_calls;
 mod tables;
+mod timer;
 mod window;
 
 pub use requests::{WITH_LDT, with_ldt};
@@ -588,7 +590,22 @@ pub const CASES: &[Case] = &[
         "the time that a Guest is told, against the Host's",
         clock::clock,
     ),
+    case(
+        "timer",
+        "the timer: once, never early, and for whom it wakes",
+        timer::timer,
+    ),
+    case(
+        "timer-storm",
+        "timers of a nanosecond, and Guests that end with one set",
+        timer::timer_storm,
+    ),
     case("hundred", "many Guests at once", device::hundred),
+    case(
+        "many",
+        "200 Guests of 16 MiB, and the memory of an idle one",
+        many::many,
+    ),
     case("usage", "the Launcher used wrongly", requests::usage),
     case(
         "no-device",

@@ -78,7 +78,7 @@ pub fn open_port(name: &str) -> Result<File> {
     }
 }
 
-/// What the machine says of itself: `7.3.4 with five levels of page tables, 2 CPUs, no PTI`.
+/// What the machine says of itself: `7.3.4 with five levels of page tables, 2 CPUs, 1 GiB`...
 pub fn facts(boot: &[Record]) -> String {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     // Linux takes a flag away when it does not use the thing.
@@ -87,11 +87,33 @@ pub fn facts(boot: &[Record]) -> String {
     let plural = if cpus == 1 { "" } else { "s" };
     let pti = if has_flag("pti") { "PTI" } else { "no PTI" };
     format!(
-        "{} with {levels} levels of page tables, {cpus} CPU{plural}, {}, {pti}{}",
+        "{} with {levels} levels of page tables, {cpus} CPU{plural}, {} GiB, {}, {pti}{}",
         release.trim(),
+        meminfo("MemTotal").unwrap_or_default().div_ceil(1 << 20),
         vendor(),
         nets::facts(boot)
     )
+}
+
+/// What Linux keeps the time with.
+pub fn clock_source() -> String {
+    let folder = "/sys/devices/system/clocksource/clocksource0";
+    let name = fs::read_to_string(format!("{folder}/current_clocksource")).unwrap_or_default();
+    name.trim().to_owned()
+}
+
+/// A line of `/proc/meminfo`, in KiB.
+///
+/// # Errors
+///
+/// When there is no such line.
+pub fn meminfo(name: &str) -> Result<u64> {
+    let text = fs::read_to_string("/proc/meminfo")?;
+    let lines = text.lines().filter_map(|line| line.split_once(':'));
+    let line = lines.into_iter().find(|(known, _)| *known == name);
+    let (_, value) = line.with_context(|| format!("no {name} in /proc/meminfo"))?;
+    let number = value.trim().trim_end_matches(" kB");
+    Ok(number.parse()?)
 }
 
 /// Who the processor says has made it.

@@ -53,6 +53,35 @@ pub fn while_halting() {
     println!("good: {} interrupts while halting", came());
 }
 
+/// Makes another number of each that comes in, and sleeps until the next.
+pub fn answer() {
+    console::bind_input();
+    hypercall::enable_interrupts();
+    println!("waiting");
+    let mut answered = 0;
+    for round in 1.. {
+        while came() < round {
+            hypercall::disable_interrupts();
+            if came() < round {
+                hypercall::call(HALT, [0; 4]);
+            }
+            hypercall::enable_interrupts();
+        }
+        let mut bytes = [0; 256];
+        let used = console::take_input(&mut bytes);
+        let text = core::str::from_utf8(&bytes[..used]).unwrap_or("");
+        let Ok(number) = text.trim_end().parse::<u64>() else {
+            break;
+        };
+        let result = (0..1000).fold(number, |sum: u64, n| {
+            sum.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(n)
+        });
+        println!("answer {number} is {result}");
+        answered += 1;
+    }
+    println!("good: answered {answered}");
+}
+
 /// Input while interrupts are off: it waits, is announced, and comes when they are turned on. A
 /// line that is blocked does not come even then.
 pub fn while_off() {

@@ -17,6 +17,7 @@ mod registers;
 mod state;
 mod storm;
 mod syscalls;
+mod timer;
 mod walls;
 
 use rt::{boot, println, start};
@@ -61,6 +62,9 @@ const CASES: &[(&str, fn())] = &[
     ("console-halt", interrupts::while_halting),
     ("console-blocked", interrupts::while_off),
     ("bad-record", interrupts::bad_record),
+    ("answer", interrupts::answer),
+    ("timer", timer::timer),
+    ("timer-always", timer::always),
     ("hostile", hostile::hostile),
     ("state", state::state),
 ];

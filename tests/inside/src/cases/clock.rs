@@ -3,12 +3,15 @@
 //! The time in the shared page, against the Host's clocks.
 
 use std::arch::x86_64::_rdtsc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 use nix::time::{ClockId, clock_gettime};
 
 use super::Bench;
 use crate::bare::{Bare, END, End, FREE, Outcome, with_module};
+use crate::host;
 
 /// How often the Guest looks.
 const LOOKS: usize = 50;
@@ -21,7 +24,21 @@ fn now(id: ClockId) -> Result<u64> {
     Ok(now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)
 }
 
+/// Whether Linux keeps the time by the TSC. In its first seconds it has not made up its mind.
+fn tsc_is_the_clock() -> Result<bool> {
+    let end = Instant::now() + Duration::from_secs(30) * host::patience();
+    loop {
+        let source = host::clock_source();
+        if source != "tsc-early" {
+            return Ok(source == "tsc");
+        }
+        ensure!(Instant::now() < end, "the clock is still {source}");
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
 pub fn clock(bench: &mut Bench) -> Result<()> {
+    let trusted = tsc_is_the_clock()?;
     with_module(|| {
         let mut guest = Bare::new()?;
         let looks: Vec<_> = (0..LOOKS)
@@ -60,6 +77,10 @@ pub fn clock(bench: &mut Bench) -> Result<()> {
         let off = wall.abs_diff(host);
         ensure!(off < 1_000_000_000, "the wall clock is {off} ns off");
         ensure!((khz == 0) == (rate == 0), "{khz} kHz, rate {rate:#x}");
+        ensure!(
+            !trusted || khz != 0,
+            "Linux trusts the TSC, the module does not"
+        );
         let mut said = format!("{LOOKS} looks, {khz} kHz");
         if khz != 0 {
             let shift = (rate >> 32) as u8 as i8;

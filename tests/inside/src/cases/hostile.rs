@@ -263,7 +263,17 @@ pub fn others(_: &mut Bench) -> Result<()> {
     )?;
     all(1, "INIT", &[("a=1", Killed)])?;
     all(8, "TS", &[("a=1", Lives), ("a=0", Lives), ("a=2", Killed)])?;
-    for number in [9_u64, 11, 17, 14, 31, 34, 0x1_0000_0000, u64::MAX] {
+    all(
+        9,
+        "SET_CLOCKEVENT",
+        &[
+            ("a=0", Lives),
+            ("a=1", Lives),
+            ("a=0x7fffffffffffffff", Lives),
+            ("a=0x8000000000000000", Killed),
+        ],
+    )?;
+    for number in [11_u64, 17, 14, 31, 34, 0x1_0000_0000, u64::MAX] {
         all(number, "unknown hypercall", &[("a=0", Killed)])?;
     }
     // Before INIT: another call, and INIT with the wrong version.

@@ -109,7 +109,7 @@ fn fit(values: &[f64]) -> Option<Line> {
 }
 
 /// A counter of the kernel's memory management.
-fn vmstat(name: &str) -> Result<u64> {
+pub(super) fn vmstat(name: &str) -> Result<u64> {
     // The kernel counts on each CPU for itself; reading this file has it add them up.
     fs::read_to_string("/proc/sys/vm/stat_refresh")?;
     let text = fs::read_to_string("/proc/vmstat")?;
@@ -186,8 +186,8 @@ fn settle() -> Result<()> {
         .context("this kernel offers no RCU barrier")
 }
 
-/// One count of it.
-fn sample() -> Result<BTreeMap<String, f64>> {
+/// Has the kernel give back what it keeps for later.
+pub(super) fn give_back() -> Result<()> {
     settle()?;
     fs::write("/proc/sys/vm/drop_caches", "3")?;
     // Twice, for what one cache keeps its objects in are objects of another.
@@ -198,6 +198,12 @@ fn sample() -> Result<BTreeMap<String, f64>> {
             let _ = fs::write(cache.path().join("shrink"), "1");
         }
     }
+    Ok(())
+}
+
+/// One count of it.
+fn sample() -> Result<BTreeMap<String, f64>> {
+    give_back()?;
     let text = fs::read_to_string("/proc/slabinfo").context("this kernel has no slabinfo")?;
     let (mut all, pages) = slabs(&text)?;
     all.insert(PAGES.to_owned(), pages_but(pages)?);

@@ -124,13 +124,13 @@ impl Table {
             let says = format!("hypercall {number} before INIT");
             self.add(When::First, *number, *args, None, says);
         }
-        for number in [9_u64, 1 << 32 | 1, u64::MAX] {
+        for number in [11_u64, 1 << 32 | 1, u64::MAX] {
             let says = format!("hypercall {number} before INIT");
             self.add(When::First, number, [1, 0, 0, 0], None, says);
         }
     }
 
-    /// INIT, SHUTDOWN and TS.
+    /// INIT, SHUTDOWN, TS and SET_CLOCKEVENT.
     fn whole_guest(&mut self) {
         for version in [0, 2, 1 << 32 | 1, u64::MAX] {
             let says = format!("INIT (1): the Guest wants version {version}, this is 1");
@@ -155,6 +155,10 @@ impl Table {
         }
         for on in [2, 1 << 32, u64::MAX] {
             self.bad(8, [on, 0, 0, 0], 0, format!("TS (8): on is {on:#x}"));
+        }
+        for ns in [1 << 63, 1 << 63 | 1, u64::MAX] {
+            let says = format!("SET_CLOCKEVENT (9): {ns} ns are over 292 years");
+            self.bad(9, [ns, 0, 0, 0], 0, says);
         }
     }
 
@@ -411,7 +415,12 @@ mod tests {
 
     /// Where the sentences are: a chapter, the words before the first of them, and those after the
     /// last.
-    const CHAPTERS: [(&str, &str, &str); 7] = [
+    const CHAPTERS: [(&str, &str, &str); 8] = [
+        (
+            include_str!("../../../../book/host/timer.md"),
+            "chunk:timer-set",
+            "```\n",
+        ),
         (
             include_str!("../../../../book/host/hypercalls.md"),
             "## The calls",

@@ -57,7 +57,7 @@ const SHARED_CALLS: [Call; 2] = [
 ];
 
 /// Every hypercall there is. A test compares this list with the agreement.
-pub(super) const CALLS: [Call; 16] = [
+pub(super) const CALLS: [Call; 17] = [
     (0, "FLUSH_ASYNC", [0; 4]),
     (1, "INIT", [1, 0, 0, 0]),
     (2, "SHUTDOWN", [0, 3, 16, 0]),
@@ -67,6 +67,7 @@ pub(super) const CALLS: [Call; 16] = [
     (6, "LOAD_IDT_ENTRY", [50, LINEAR + 8 * PAGE, 0x201, 0]),
     (7, "SET_STACK", [LINEAR + TRAP_STACK, 2, 0, 0]),
     (8, "TS", [1, 0, 0, 0]),
+    (9, "SET_CLOCKEVENT", [100_000, 0, 0, 0]),
     (10, "HALT", [0; 4]),
     (12, "BIND_DMA", [7, RECORDS, 2, 5]),
     (13, "SEND_DMA", [3, RECORDS, 0, 0]),
@@ -77,7 +78,7 @@ pub(super) const CALLS: [Call; 16] = [
 ];
 
 /// Numbers that mean nothing.
-pub(super) const UNKNOWN: [u64; 10] = [9, 11, 14, 17, 19, 31, 34, 255, 1 << 32, u64::MAX];
+pub(super) const UNKNOWN: [u64; 9] = [11, 14, 17, 19, 31, 34, 255, 1 << 32, u64::MAX];
 
 /// Whether bits 63 to `highest` are all alike.
 fn alike(address: u64, highest: u32) -> bool {
@@ -169,6 +170,7 @@ fn fate(number: u64, args: [u64; 4], five: bool) -> Fate {
             lives_if(form && pages, &["SET_STACK (7)"], Some(0))
         }
         8 => lives_if(a <= 1, &["TS (8)"], Some(0)),
+        9 => lives_if(a >> 63 == 0, &["SET_CLOCKEVENT (9)"], Some(0)),
         12 => {
             let good = d < 64 && records_fit(b, c);
             lives_if(good, &["BIND_DMA (12)"], Some(1))
@@ -415,7 +417,7 @@ fn at_border(value: u64) -> bool {
 /// Whether a call does not look at this argument.
 pub(super) fn unused(number: u64, place: usize) -> bool {
     let used = match number {
-        1 | 4 | 5 | 8 | 16 | 33 => 1,
+        1 | 4 | 5 | 8 | 9 | 16 | 33 => 1,
         3 | 7 | 18 => 2,
         // SEND_DMA's key may be anything.
         13 => 2,
