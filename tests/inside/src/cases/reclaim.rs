@@ -185,7 +185,7 @@ fn at_most(bench: &mut Bench) -> Result<()> {
         });
         let result = with_counting(PLACES, || {
             // Until it has been full, and empty again, twice.
-            let end = Instant::now() + Duration::from_secs(15) * host::patience();
+            let end = Instant::now() + Duration::from_secs(60) * host::patience();
             let (mut falls, mut before) = (0, 0);
             while falls < 2 {
                 ensure!(Instant::now() < end, "it was emptied {falls} times");

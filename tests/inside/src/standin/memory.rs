@@ -33,6 +33,18 @@ fn map(fd: i32, flags: i32, pages: usize) -> Result<Memory> {
         std::io::Error::last_os_error()
     );
     let base = NonNull::new(base).context("mmap() gave address 0")?;
+    if flags & libc::MAP_SHARED != 0 {
+        // The Guests here send to small numbers. In shared memory those would be keys of other
+        // Guests', and nothing would come to the Launcher.
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
+        // SAFETY: The page is the first of those mapped above, and nobody has used it yet.
+        let first = unsafe { libc::mmap(base.as_ptr(), PAGE, protection, flags, -1, 0) };
+        ensure!(
+            first == base.as_ptr(),
+            "mmap() of the first page: {}",
+            std::io::Error::last_os_error()
+        );
+    }
     // SAFETY: It was mapped in the lines before.
     Ok(unsafe { Memory::adopt(base, pages) })
 }
