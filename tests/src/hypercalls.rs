@@ -51,7 +51,7 @@ fn numbers(agreement: &str) -> Result<BTreeMap<String, u64>> {
 
 /// The arms of the Host's dispatch, by name.
 fn arms(chapter: &str, numbers: &BTreeMap<String, u64>) -> Result<BTreeMap<String, Call>> {
-    let code = ["hypercalls-all", "hypercalls-segments"].map(|name| chunk(chapter, name));
+    let code = ["hypercalls-all", "hypercalls-others"].map(|name| chunk(chapter, name));
     let [all, segments] = code;
     let code = format!("{}\n{}", all?, segments?);
     let mut arms = BTreeMap::new();

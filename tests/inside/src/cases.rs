@@ -13,6 +13,7 @@ mod fpu;
 mod frames;
 mod gates;
 mod guests;
+mod hints;
 mod hostile;
 mod instructions;
 mod irqs;
@@ -422,6 +423,11 @@ pub const CASES: &[Case] = &[
         "neighbours",
         "what comes into the shadow with a page that was touched",
         neighbours::neighbours,
+    ),
+    case(
+        "hints",
+        "SET_PTE and SET_PMD in the ring, right and wrong ones",
+        hints::hints,
     ),
     case(
         "reclaim",

@@ -70,6 +70,7 @@ impl Table {
         table.whole_guest();
         table.segments();
         table.tables(five);
+        table.hints();
         table.traps();
         table.dma();
         table
@@ -216,6 +217,25 @@ impl Table {
         }
     }
 
+    /// Entries that are none, and pages that are none.
+    fn hints(&mut self) {
+        const ENTRY: u64 = PAGE;
+        for (number, name) in [(14, "SET_PTE (14)"), (15, "SET_PMD (15)")] {
+            for at in self.addresses(8) {
+                let says = format!("{name}: {}", self.outside(at, 8));
+                self.bad(number, [at, LINEAR, 0, 0], 0, says);
+            }
+            for at in [ENTRY + 1, ENTRY + 4, ENTRY + 7] {
+                let says = format!("{name}: no entry is at {at:#x}");
+                self.bad(number, [at, u64::MAX, 0, 0], 0, says);
+            }
+            for page in [LINEAR + 8, 1, 1 << 47, 1 << 63, u64::MAX - 1, PAGE - 1] {
+                let says = format!("{name}: no page is at {page:#x}");
+                self.bad(number, [ENTRY, page, 0, 0], 1, says);
+            }
+        }
+    }
+
     /// What happens at a vector, and the stack for it.
     fn traps(&mut self) {
         let handler = LINEAR + 8 * PAGE;
@@ -291,7 +311,7 @@ impl Table {
 }
 
 /// The address of the shared page, which is the same for every Guest.
-fn shared_page() -> Result<u64> {
+pub(super) fn shared_page() -> Result<u64> {
     let mut guest = Bare::new()?;
     guest.raw();
     let init = guest.call(1, [1, 0, 0, 0]);
@@ -415,7 +435,12 @@ mod tests {
 
     /// Where the sentences are: a chapter, the words before the first of them, and those after the
     /// last.
-    const CHAPTERS: [(&str, &str, &str); 8] = [
+    const CHAPTERS: [(&str, &str, &str); 9] = [
+        (
+            include_str!("../../../../book/host/hints.md"),
+            "chunk:hints-hint",
+            "```\n",
+        ),
         (
             include_str!("../../../../book/host/timer.md"),
             "chunk:timer-set",

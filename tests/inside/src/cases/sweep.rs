@@ -15,7 +15,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::Bench;
 use crate::bare::{
-    Bare, END, End, FREE, LINEAR, PAGE, ROOT, TRAP_STACK, USER_DATA, handler, with_module,
+    Bare, END, End, FREE, LINEAR, LOWER, PAGE, ROOT, TRAP_STACK, USER_DATA, handler, with_module,
 };
 use crate::host;
 
@@ -57,7 +57,7 @@ const SHARED_CALLS: [Call; 2] = [
 ];
 
 /// Every hypercall there is. A test compares this list with the agreement.
-pub(super) const CALLS: [Call; 17] = [
+pub(super) const CALLS: [Call; 19] = [
     (0, "FLUSH_ASYNC", [0; 4]),
     (1, "INIT", [1, 0, 0, 0]),
     (2, "SHUTDOWN", [0, 3, 16, 0]),
@@ -71,6 +71,8 @@ pub(super) const CALLS: [Call; 17] = [
     (10, "HALT", [0; 4]),
     (12, "BIND_DMA", [7, RECORDS, 2, 5]),
     (13, "SEND_DMA", [3, RECORDS, 0, 0]),
+    (14, "SET_PTE", [LOWER[2], USER_DATA, 0, 0]),
+    (15, "SET_PMD", [LOWER[1] + 16, USER_DATA, 0, 0]),
     (16, "LOAD_TLS", [SEGMENTS, 0, 0, 0]),
     (18, "LOAD_GDT_ENTRY", [13, 0x00cf_f300_0000_ffff, 0, 0]),
     (32, "NEXT_IRQ", [0; 4]),
@@ -78,7 +80,7 @@ pub(super) const CALLS: [Call; 17] = [
 ];
 
 /// Numbers that mean nothing.
-pub(super) const UNKNOWN: [u64; 9] = [11, 14, 17, 19, 31, 34, 255, 1 << 32, u64::MAX];
+pub(super) const UNKNOWN: [u64; 9] = [11, 17, 19, 20, 31, 34, 255, 1 << 32, u64::MAX];
 
 /// Whether bits 63 to `highest` are all alike.
 fn alike(address: u64, highest: u32) -> bool {
@@ -127,6 +129,12 @@ fn segments(at: u64, count: u64, last: u64, names: &'static [&'static str]) -> F
     }
 }
 
+/// Whether a hint is one: of an entry in memory, and a page or none.
+fn hint(entry: u64, page: u64) -> bool {
+    let page = page == u64::MAX || page.is_multiple_of(PAGE) && alike(page, 47);
+    entry.is_multiple_of(8) && fits(entry, 8) && page
+}
+
 /// What must become of a Guest that makes this call. Fewer than 32 arrays
 /// are bound.
 fn fate(number: u64, args: [u64; 4], five: bool) -> Fate {
@@ -144,6 +152,8 @@ fn fate(number: u64, args: [u64; 4], five: bool) -> Fate {
             _ => Dies(&["SHUTDOWN (2)"]),
         },
         3 => segments(a, b.min(17), 12, &["LOAD_GDT (3)"]),
+        14 => lives_if(hint(a, b), &["SET_PTE (14)"], Some(0)),
+        15 => lives_if(hint(a, b), &["SET_PMD (15)"], Some(0)),
         16 => segments(a, 3, 0, &["LOAD_TLS (16)"]),
         18 => {
             let good = (12..16).contains(&a) && segment(b);
@@ -418,7 +428,7 @@ fn at_border(value: u64) -> bool {
 pub(super) fn unused(number: u64, place: usize) -> bool {
     let used = match number {
         1 | 4 | 5 | 8 | 9 | 16 | 33 => 1,
-        3 | 7 | 18 => 2,
+        3 | 7 | 14 | 15 | 18 => 2,
         // SEND_DMA's key may be anything.
         13 => 2,
         2 | 6 => 3,
