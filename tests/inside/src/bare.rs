@@ -646,6 +646,25 @@ impl Bare {
         }
     }
 
+    /// Takes the engine and the tables from the Guest's writes: a stack that is laid over them, say.
+    pub fn protect(&mut self) {
+        for page in (1..10).chain([19]) {
+            self.write(UPPER[2] + 8 * page, (page * PAGE) | 1);
+        }
+    }
+
+    /// Whether the engine's variables are as the engine leaves them. A trap's frame over them, for
+    /// one, leaves something in the words that nothing uses.
+    pub fn is_whole(&self) -> bool {
+        let unused = (40..256).step_by(8).all(|at| self.read(STATE + at) == 0);
+        let count = self.read(STATE + 256);
+        let handlers = (0..).zip(Self::usual_handlers()).all(|(place, want)| {
+            let at = STATE + 264 + 16 * place;
+            (self.read(at), self.read(at + 8)) == want
+        });
+        unused && count == HANDLERS.len() as u64 && handlers
+    }
+
     /// The usual handlers.
     pub fn usual_handlers() -> Vec<(u64, u64)> {
         let usual = HANDLERS.map(|(vector, dpl)| (vector, dpl | MASK));

@@ -612,6 +612,11 @@ pub const CASES: &[Case] = &[
         "200 Guests of 16 MiB, and the memory of an idle one",
         many::many,
     ),
+    case(
+        "idle",
+        "a Guest that has halted: nothing is done for it in ten seconds",
+        many::idle,
+    ),
     case("usage", "the Launcher used wrongly", requests::usage),
     case(
         "no-device",

@@ -4,6 +4,7 @@
 //! nothing to do costs.
 
 use std::fs;
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,8 +12,8 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::leaks::{give_back, vmstat};
 use super::{Bench, NotHere};
-use crate::bare::Alarm;
-use crate::device::Device;
+use crate::bare::{Alarm, Bare, End, with_module};
+use crate::device::{Device, IRQ};
 use crate::guest::Guest;
 use crate::host;
 use crate::tiny::{HALT, Tiny};
@@ -166,4 +167,64 @@ pub fn many(bench: &mut Bench) -> Result<()> {
     }
     memory(bench)?;
     answering(bench)
+}
+
+/// How long a Guest that sleeps is watched.
+const WATCHED: Duration = Duration::from_secs(10);
+
+/// How often a task has been on a processor, and for how many nanoseconds, by Linux's scheduler.
+fn times_on_processor(task: &str) -> Result<(u64, Option<u64>)> {
+    let status = fs::read_to_string(format!("/proc/{task}/status"))?;
+    let switches: Vec<u64> = status
+        .lines()
+        .filter_map(|line| line.split_once("ctxt_switches:"))
+        .filter_map(|(_, count)| count.trim().parse().ok())
+        .collect();
+    ensure!(switches.len() == 2, "{task}: {switches:?}");
+    let nanoseconds = fs::read_to_string(format!("/proc/{task}/schedstat")).ok();
+    let nanoseconds = nanoseconds.and_then(|text| text.split(' ').next()?.parse().ok());
+    Ok((switches.iter().sum(), nanoseconds))
+}
+
+/// One that has halted, for ten seconds: no world is switched, and its task is on no processor.
+pub fn idle(bench: &mut Bench) -> Result<()> {
+    with_module(|| {
+        let (sender, receiver) = mpsc::channel();
+        thread::scope(|scope| {
+            let guest = scope.spawn(move || -> Result<End> {
+                let mut guest = Bare::new()?;
+                guest.limit = Duration::from_secs(500);
+                guest.call(10, [0; 4]);
+                let device = guest.initialize()?;
+                let task = fs::read_link("/proc/thread-self")?;
+                let task = task.to_str().context("a name")?.to_owned();
+                sender.send((Device(device.0.try_clone()?), task))?;
+                guest.go_on(&device, |_, _, _| Ok(()))
+            });
+            let (device, task) = receiver.recv()?;
+            wait_until_idle()?;
+            let look = || -> Result<_> {
+                Ok((host::counter("world_switches")?, times_on_processor(&task)?))
+            };
+            let before = look()?;
+            thread::sleep(WATCHED);
+            let after = look()?;
+            // Then it is woken, and all of that is seen to count.
+            let answer = device.request(&[IRQ, 5]);
+            ensure!(answer == Ok(16), "IRQ: {answer:?}");
+            let end = guest.join().expect("it does not panic")?;
+            ensure!(end == End::Off, "{end:?}");
+            let woken = host::counter("world_switches")? - after.0;
+            let text = format!(
+                "in {WATCHED:?} {} world switches, its task {} times on a processor; {woken} world \
+                 switches when it is woken",
+                after.0 - before.0,
+                after.1.0 - before.1.0,
+            );
+            bench.control.say("note", &text)?;
+            ensure!(before == after, "{text}: {before:?}, {after:?}");
+            ensure!(before.1.0 > 0 && woken > 0, "{text}: nothing counts");
+            Ok(())
+        })
+    })
 }
