@@ -28,7 +28,7 @@ const BOOT: Duration = Duration::from_secs(600);
 const PATIENCE: Duration = Duration::from_secs(600);
 
 /// What a hypercall may cost, in instructions.
-pub const AT_MOST: u64 = 300;
+pub const AT_MOST: u64 = 250;
 /// What a record of an exit may cost on top of that.
 pub const RECORD_AT_MOST: u64 = 250;
 /// What a system call of a Guest's program may cost, by `int 0x80` and by `syscall`, if it does not
