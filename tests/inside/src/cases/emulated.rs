@@ -553,7 +553,7 @@ fn stepping() -> Result<()> {
     Ok(())
 }
 
-/// Seeds that have shown something, and their rounds. With both, a `ret` with a number laid the
+/// Seeds that have shown something, and their rounds. With the first a `ret` with a number laid the
 /// stack over the engine's own instructions, and the next trap's frame overwrote them.
 const KNOWN: [(u64, u64); 2] = [(241_369_176, 34), (545_790_052, 30)];
 
