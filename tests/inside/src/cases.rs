@@ -70,6 +70,14 @@ impl Bench {
         let mut numbers = self.words.iter().filter_map(|w| w.split_once('='));
         numbers.find_map(|(name, value)| (name == word).then(|| value.parse().ok())?)
     }
+
+    /// The seed given as `seed=number`, or another one each time: a failure names it.
+    pub fn seed(&self) -> u64 {
+        self.number("seed").unwrap_or_else(|| {
+            let now = std::time::SystemTime::UNIX_EPOCH.elapsed();
+            now.map_or(1, |now| now.as_nanos() as u64 % 1_000_000_007)
+        })
+    }
 }
 
 /// How a case went.

@@ -182,13 +182,7 @@ fn kill_one(bench: &mut Bench, random: &mut Random) -> Result<&'static str> {
 
 pub fn killed_anywhere(bench: &mut Bench) -> Result<()> {
     host::load_module()?;
-    let seed = match bench.number("seed") {
-        Some(seed) => seed,
-        // Another one each time; a failure names it.
-        None => std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)?
-            .as_millis() as u64,
-    };
+    let seed = bench.seed();
     let times = if bench.long() { 500 } else { 50 };
     bench
         .control

@@ -560,10 +560,7 @@ const KNOWN: [(u64, u64); 2] = [(241_369_176, 34), (545_790_052, 30)];
 /// Bytes at random, as instructions, one step of each string.
 pub fn random_code(bench: &mut Bench) -> Result<()> {
     let given = bench.number("seed");
-    let seed = given.unwrap_or_else(|| {
-        let now = std::time::SystemTime::UNIX_EPOCH.elapsed();
-        now.map_or(1, |now| u64::from(now.subsec_nanos()))
-    });
+    let seed = bench.seed();
     let rounds = bench.number("rounds");
     let rounds = rounds.unwrap_or(if bench.long() { 2_000 } else { 60 });
     with_module(|| {

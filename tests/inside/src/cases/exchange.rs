@@ -585,10 +585,7 @@ fn overlapping() -> Result<()> {
 }
 
 pub fn guest_to_guest(bench: &mut Bench) -> Result<()> {
-    let seed = bench.number("seed").unwrap_or_else(|| {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        now.map_or(1, |now| now.as_millis() as u64)
-    });
+    let seed = bench.seed();
     let rounds = if bench.long() { 400 } else { 40 };
     bench.control.say("note", &format!("seed={seed}"))?;
     let mut random = Random::new(seed);
@@ -790,12 +787,7 @@ fn both_get_on(meeting: &Meeting, both: &mut [Option<Guest>; 2]) -> Result<()> {
 
 pub fn talk_killed(bench: &mut Bench) -> Result<()> {
     host::load_module()?;
-    let seed = match bench.number("seed") {
-        Some(seed) => seed,
-        None => std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)?
-            .as_millis() as u64,
-    };
+    let seed = bench.seed();
     let kills = bench.number("kills");
     let kills = kills.unwrap_or(if bench.long() { 100 } else { 25 });
     bench

@@ -2,16 +2,14 @@
 
 //! Hints: how many trips they save, and that they open nothing.
 
-use std::fs;
-
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 
 use super::Bench;
-use super::exits::{folders, numbers};
+use super::neighbours::counted;
 use super::reasons::shared_page;
 use crate::bare::reg::RDI;
 use crate::bare::{
-    Bare, End, FREE, LINEAR, Outcome, PAGE, ROOT, RW, Ring, StepNumber, must_die, with_module,
+    Bare, FREE, LINEAR, Outcome, PAGE, ROOT, RW, Ring, StepNumber, must_die, with_module,
 };
 use crate::{code, host};
 
@@ -40,18 +38,6 @@ fn guest() -> Result<Bare> {
     guest.write(TABLES[0], TABLES[1] | RW | ACCESSED);
     guest.write(TABLES[1], TABLES[2] | RW | ACCESSED);
     Ok(guest)
-}
-
-/// Page faults and hypercalls of a Guest that runs to its end, as the Host has counted them.
-fn counted(guest: &mut Bare) -> Result<(u64, u64)> {
-    let device = guest.initialize()?;
-    let folders = folders(std::process::id())?;
-    ensure!(folders.len() == 1, "{folders:?} are there for one Guest");
-    let end = guest.go_on(&device, |_, _, _| Ok(()))?;
-    ensure!(end == End::Off, "step {}: {end:?}", guest.reached());
-    let numbers = numbers(&fs::read_to_string(folders[0].join("exits"))?)?;
-    let number = |name: &str| numbers.get(name).copied().context(name.to_owned());
-    Ok((number("page-fault 14")?, number("hypercall 31")?))
 }
 
 /// What the hints are about.

@@ -36,16 +36,16 @@ fn guest() -> Result<Bare> {
     Ok(guest)
 }
 
-/// Runs a Guest to its end; the page faults that the Host has seen of it.
-pub(super) fn page_faults(guest: &mut Bare) -> Result<u64> {
+/// Runs a Guest to its end; its page faults and hypercalls, as the Host has counted them.
+pub(super) fn counted(guest: &mut Bare) -> Result<(u64, u64)> {
     let device = guest.initialize()?;
     let folders = folders(std::process::id())?;
     ensure!(folders.len() == 1, "{folders:?} are there for one Guest");
     let end = guest.go_on(&device, |_, _, _| Ok(()))?;
     ensure!(end == End::Off, "step {}: {end:?}", guest.reached());
     let numbers = numbers(&fs::read_to_string(folders[0].join("exits"))?)?;
-    let faults = numbers.get("page-fault 14").copied();
-    faults.context("no page faults")
+    let number = |name: &str| numbers.get(name).copied().context(name.to_owned());
+    Ok((number("page-fault 14")?, number("hypercall 31")?))
 }
 
 /// What the Guest has beside a page that it touches.
@@ -83,7 +83,7 @@ fn touching(beside: Beside, all: bool) -> Result<u64> {
     for n in 0..ROW {
         guest.peek(first + if all { n * PAGE } else { 0 });
     }
-    page_faults(&mut guest)
+    Ok(counted(&mut guest)?.0)
 }
 
 pub fn neighbours(bench: &mut Bench) -> Result<()> {

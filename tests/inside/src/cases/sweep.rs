@@ -509,10 +509,7 @@ fn random_call(numbers: &mut Numbers, values: &[u64]) -> (u64, [u64; 4]) {
 }
 
 pub fn fuzz(bench: &mut Bench) -> Result<()> {
-    let seed = bench.number("seed").unwrap_or_else(|| {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        now.map_or(1, |now| now.as_nanos() as u64 % 1_000_000_007)
-    });
+    let seed = bench.seed();
     let rounds = bench.number("rounds");
     let rounds = rounds.unwrap_or(if bench.long() { 8_000 } else { 300 });
     bench
