@@ -18,6 +18,7 @@ mod hostile;
 mod instructions;
 mod irqs;
 mod kvm_after;
+mod launcher;
 mod leaks;
 mod leaving;
 mod many;
@@ -613,6 +614,11 @@ pub const CASES: &[Case] = &[
         "timer-storm",
         "timers of a nanosecond, and Guests that end with one set",
         timer::timer_storm,
+    ),
+    case(
+        "initial-disk",
+        "the initial disk, byte by byte, and what is refused",
+        launcher::initial_disk,
     ),
     case("hundred", "many Guests at once", device::hundred),
     case(

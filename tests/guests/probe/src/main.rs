@@ -8,6 +8,7 @@
 #![no_main]
 
 mod calls;
+mod disk;
 mod faults;
 mod fpu;
 mod hostile;
@@ -40,6 +41,7 @@ const CASES: &[(&str, fn())] = &[
     ("panic", || panic!("as I was told")),
     ("restart", || start::restart()),
     ("spin", spin),
+    ("initial-disk", disk::initial),
     ("memory", paging::memory),
     ("tables", paging::tables),
     ("hypercalls", registers::hypercalls),
