@@ -13,13 +13,14 @@ TANGLE = cargo run --quiet --release --package tangle --
 TESTS = cargo run --quiet --release --package lguest-tests --bin
 
 # A second Linux shell beside the Guest: make run HOST=1
-RUN_FLAGS := $(if $(HOST),--host-shell)
+# The kernel's own prompt instead of the programs: make run MONITOR=1
+RUN_FLAGS := $(if $(HOST),--host-shell) $(if $(MONITOR),--monitor)
 
-.PHONY: help setup setup-long doctor tangle check workspace lock module guest launcher programs \
+.PHONY: help setup setup-long doctor tangle check workspace lock module guest initrd launcher programs \
 	run test test-long test-list gdb bench book serve clean distclean
 
 help: ## this list
-	@echo 'make run [HOST=1] [KDIR=/a/kernel/tree], make test, and:'
+	@echo 'make run [HOST=1] [MONITOR=1] [KDIR=/a/kernel/tree], make test, and:'
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | \
 		while IFS='|' read -r name text; do printf '  %-10s  %s\n' "$$name" "$$text"; done
 
@@ -62,8 +63,12 @@ guest: workspace ## build the Guest's kernel and its programs
 	@[ -d workspace/target/x86_64-unknown-none ] || echo 'Building the Guest (seconds).'
 	@$(ENV) RUSTC="$$RUSTC_LGUEST" RUSTC_BOOTSTRAP=1 cargo build --quiet --locked --release \
 		--config guest/bare.toml --config '$(PLACES)' \
-		--manifest-path workspace/Cargo.toml --package guest \
+		--manifest-path workspace/Cargo.toml --package guest --package programs \
 		2>&1 | $(TANGLE) filter
+
+initrd: guest ## pack the Guest's programs into target/initrd.cpio
+	@[ -x target/release/pack ] || echo 'Building what packs the programs and boots QEMU (half a minute).'
+	@$(TESTS) pack
 
 # Static, because the Host in QEMU has no C library to load.
 launcher: workspace ## build the Launcher
@@ -72,14 +77,13 @@ launcher: workspace ## build the Launcher
 		--target x86_64-unknown-linux-gnu --manifest-path workspace/Cargo.toml \
 		--package launcher 2>&1 | $(TANGLE) filter
 
-programs: module guest launcher ## all three
+programs: module guest initrd launcher ## all four
 
 # One after the other: what is built needs what set-up brings.
 .NOTPARALLEL:
 
 # make ends with 2 whatever went wrong; setup/run has the Guest's own status.
 run: setup programs ## boot the Host in QEMU and show a Guest's console
-	@[ -x target/release/boot ] || echo 'Building what boots QEMU (half a minute).'
 	@$(ENV) $(TESTS) boot -- run $(RUN_FLAGS)
 
 gdb: setup programs ## stop the Host with gdb where a Guest has come out

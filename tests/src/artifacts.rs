@@ -33,6 +33,17 @@ pub fn target_directory() -> PathBuf {
     }
 }
 
+/// Where the tangled workspace leaves what it built for Guests.
+pub fn guest_directory() -> PathBuf {
+    let workspace = root().join("workspace/target");
+    workspace.join(GUEST_TARGET).join("release")
+}
+
+/// The Guest's initial disk, once `make programs` has packed it.
+pub fn initrd_path() -> PathBuf {
+    target_directory().join("initrd.cpio")
+}
+
 /// One of the places that `setup/env.sh` knows: from the environment if it is there (`make`
 /// hands it down), else by asking `setup/show-env`.
 ///
@@ -152,6 +163,8 @@ pub struct Artifacts {
     pub launcher: Option<PathBuf>,
     /// The Guests, by the name they get under `/guests`.
     pub guests: Vec<(String, PathBuf)>,
+    /// The Guest's initial disk, `/guests/initrd.cpio`.
+    pub initrd: Option<PathBuf>,
     /// A static busybox, for a shell.
     pub busybox: Option<PathBuf>,
     /// More modules of the kernel's, for `/lib`.
@@ -170,7 +183,7 @@ impl Artifacts {
         let root = root();
         let workspace = root.join("workspace/target");
         let existing = |path: PathBuf| path.is_file().then_some(path);
-        let guest = existing(workspace.join(GUEST_TARGET).join("release/guest"));
+        let guest = existing(guest_directory().join("guest"));
         let busybox = place("LGUEST_BUSYBOX").unwrap_or_else(|_| "/usr/bin/busybox".into());
         Ok(Self {
             kernel: kernel_image()?,
@@ -181,6 +194,7 @@ impl Artifacts {
                 .map(|path| ("guest".to_owned(), path))
                 .into_iter()
                 .collect(),
+            initrd: existing(initrd_path()),
             busybox: existing(busybox),
             modules: Vec::new(),
         })
@@ -252,6 +266,9 @@ impl Artifacts {
         }
         for (name, path) in &self.guests {
             archive.copy(&format!("guests/{name}"), path)?;
+        }
+        if let Some(initrd) = &self.initrd {
+            archive.copy("guests/initrd.cpio", initrd)?;
         }
         if let Some(busybox) = &self.busybox {
             archive.copy("bin/busybox", busybox)?;

@@ -21,6 +21,7 @@ pub mod hosts;
 #[cfg(test)]
 mod hypercalls;
 pub mod initramfs;
+pub mod initrd;
 pub mod machine;
 pub mod prompt;
 pub mod remote;

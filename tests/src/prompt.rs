@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! What a user of `make run` sees: at a terminal, and with a pipe.
+//! What a user of `make run MONITOR=1` sees: at a terminal, and with a pipe.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -198,7 +198,8 @@ impl Session {
     fn start(kind: Kind) -> Result<Self> {
         let mut command = Command::new(boot_program()?);
         let temp = tempfile::Builder::new().prefix("lgt").tempdir()?;
-        command.arg("run").env("TMPDIR", temp.path());
+        command.args(["run", "--monitor"]);
+        command.env("TMPDIR", temp.path());
         if kind == Kind::TerminalAndShell {
             command.arg("--host-shell");
         }

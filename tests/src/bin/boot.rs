@@ -31,6 +31,9 @@ const END: Duration = Duration::from_secs(30);
 /// The exit status of a user who left.
 const LEFT: i32 = 130;
 
+/// What tells the Launcher of the Guest's initial disk.
+const INITRD: &str = " --initrd=/guests/initrd.cpio";
+
 /// The key that begins a command to this program: Ctrl-].
 const PREFIX: u8 = 0x1d;
 
@@ -68,6 +71,9 @@ struct Run {
     /// The Guest's memory in MiB
     #[arg(long, default_value_t = 64)]
     mem: u32,
+    /// Have the kernel's monitor instead of the shell: no initial disk
+    #[arg(long)]
+    monitor: bool,
     /// The Guest's kernel: an ELF file here; without it, the one that is built
     #[arg(long)]
     guest: Option<PathBuf>,
@@ -184,6 +190,10 @@ fn run_guest(options: &Options, run: &Run) -> Result<i32> {
         artifacts.guests = vec![("guest".to_owned(), path.clone())];
     }
     artifacts.complete()?;
+    ensure!(
+        run.monitor || artifacts.initrd.is_some(),
+        "the Guest's initial disk is not packed: `make initrd`, or --monitor to do without it"
+    );
     if run.host_shell {
         ensure!(
             artifacts.busybox.is_some(),
@@ -203,7 +213,11 @@ fn run_guest(options: &Options, run: &Run) -> Result<i32> {
     eprintln!("Linux {facts} is up. The Guest starts.");
     let mode = if terminal { "terminal" } else { "pipe" };
     let shell = if run.host_shell { "shell" } else { "alone" };
-    let line = format!("guest {mode} {shell} {} /guests/guest {words}", run.mem);
+    let disk = if run.monitor { "" } else { INITRD };
+    let line = format!(
+        "guest {mode} {shell}{disk} {} /guests/guest {words}",
+        run.mem
+    );
     machine.tell(line.trim_end())?;
 
     let raw = Raw::enter()?;
