@@ -206,8 +206,10 @@ impl Artifacts {
     ///
     /// When the build fails.
     pub fn with_test_guests(mut self) -> Result<Self> {
-        let probe = build_test_guests()?.join("probe");
-        self.guests.push(("probe".to_owned(), probe));
+        let built = build_test_guests()?;
+        for name in ["probe", "drive"] {
+            self.guests.push((name.to_owned(), built.join(name)));
+        }
         Ok(self)
     }
 

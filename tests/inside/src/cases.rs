@@ -4,6 +4,7 @@
 
 mod clock;
 mod device;
+mod drivers;
 mod emulated;
 mod exchange;
 mod exits;
@@ -197,6 +198,11 @@ pub const CASES: &[Case] = &[
         "walls",
         "ring 1 cannot change the Switcher nor see the Host",
         guests::walls,
+    ),
+    case(
+        "random",
+        "a Guest gets random bytes, others each time",
+        drivers::random,
     ),
     case(
         "input-spinning",

@@ -123,7 +123,7 @@ fn tools(report: &mut Report) -> Result<()> {
         "-Dwarnings",
     ];
     command(report, "tools", "clippy", &mut cargo("", &clippy))?;
-    let guests = ["fmt", "--package", "probe", "--package", "rt", "--check"];
+    let guests = ["fmt", "-p", "drive", "-p", "probe", "-p", "rt", "--check"];
     command(
         report,
         "tools",

@@ -65,16 +65,12 @@ pub fn initialize(_: &[String]) -> Result<()> {
     ] {
         refused.push(with(&[(2, pages), (3, pages)]));
     }
-    for limit in [
-        0,
-        1,
-        pages - 1,
-        pages + 1,
-        1 << 52,
-        pages | 1 << 32,
-        u64::MAX,
-    ] {
+    for limit in [0, 1, pages - 1, 1 << 52, pages | 1 << 32, u64::MAX] {
         refused.push(with(&[(3, limit)]));
+    }
+    // More memory than the device limit allows, which alone would do.
+    for memory in [0, pages + 1, 1 << 52, u64::MAX] {
+        refused.push(with(&[(2, memory)]));
     }
     for entry in [
         end,
