@@ -626,6 +626,16 @@ pub const CASES: &[Case] = &[
         "the initial disk, byte by byte, and what is refused",
         launcher::initial_disk,
     ),
+    case(
+        "lives",
+        "restarts when every file that was named has gone",
+        launcher::lives,
+    ),
+    case(
+        "parent-killed",
+        "kill -9 of parent or life, at moments which `seed=` chooses: nothing survives",
+        launcher::parent_killed,
+    ),
     case("hundred", "many Guests at once", device::hundred),
     case(
         "many",

@@ -2,6 +2,7 @@
 
 //! A Guest under its Launcher, with pipes in place of a terminal.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
@@ -81,6 +82,8 @@ impl Collected {
 #[derive(Debug)]
 pub struct Guest {
     child: Child,
+    /// Whether it is the Launcher, which forks a process that runs the Guest.
+    launcher: bool,
     input: Option<ChildStdin>,
     output: Arc<Collected>,
     errors: Arc<Collected>,
@@ -159,7 +162,13 @@ impl Guest {
         Self::start(Command::new("/proc/self/exe").arg(STAND_IN).args(words))
     }
 
-    fn start(command: &mut Command) -> Result<Self> {
+    /// Starts a Launcher: any command that is one.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be started.
+    pub fn start(command: &mut Command) -> Result<Self> {
+        let launcher = command.get_program() != "/proc/self/exe";
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -172,6 +181,7 @@ impl Guest {
         let (output, errors) = (Collected::from(output), Collected::from(errors));
         Ok(Self {
             child,
+            launcher,
             input,
             output,
             errors,
@@ -199,6 +209,18 @@ impl Guest {
         }
         let errors = self.errors.wait(Duration::ZERO, |_| false).0;
         bail!("the Guest never printed {text:?}, but {so_far:?}; its Launcher said {errors:?}")
+    }
+
+    /// Waits until the Guest has printed `text` so many times.
+    ///
+    /// # Errors
+    ///
+    /// When it ends before, or takes too long.
+    pub fn wait_for_count(&self, text: &str, times: usize) -> Result<()> {
+        let often = |output: &str| output.matches(text).count() >= times;
+        let (so_far, met) = self.output.wait(patience(), often);
+        ensure!(met, "not {times} times {text:?}, but {so_far:?}");
+        Ok(())
     }
 
     /// Waits until the Guest has printed a whole line that has `text` in it; gives what follows.
@@ -236,9 +258,17 @@ impl Guest {
         self.input = None;
     }
 
-    /// The Launcher's process number.
-    pub fn pid(&self) -> Pid {
+    /// The process that was started: the Launcher's parent process, or a stand-in.
+    pub fn parent(&self) -> Pid {
         Pid::from_raw(self.child.id().cast_signed())
+    }
+
+    /// The process that runs the Guest: the Launcher's life, or a stand-in.
+    pub fn pid(&self) -> Pid {
+        match self.launcher {
+            true => child_of(self.parent()).unwrap_or(self.parent()),
+            false => self.parent(),
+        }
     }
 
     /// Whether the Launcher is still there.
@@ -250,7 +280,7 @@ impl Guest {
         Ok(self.child.try_wait()?.is_none())
     }
 
-    /// Sends the Launcher a signal.
+    /// Sends the process that runs the Guest a signal.
     ///
     /// # Errors
     ///
@@ -375,6 +405,24 @@ impl Ended {
         } = self;
         format!("{status}\nthe Guest:\n{output}\nthe Launcher:\n{errors}")
     }
+}
+
+/// State and parent of a process, if it is there.
+pub fn state_and_parent(process: Pid) -> Option<(char, Pid)> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    let (_, rest) = stat.rsplit_once(") ")?;
+    let mut words = rest.split(' ');
+    let state = words.next()?.chars().next()?;
+    Some((state, Pid::from_raw(words.next()?.parse().ok()?)))
+}
+
+/// The first child of a process.
+pub fn child_of(parent: Pid) -> Option<Pid> {
+    let entries = fs::read_dir("/proc").ok()?.flatten();
+    let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    numbers
+        .map(Pid::from_raw)
+        .find(|pid| state_and_parent(*pid).is_some_and(|(_, of)| of == parent))
 }
 
 /// An exit status as a shell counts.

@@ -3,7 +3,31 @@
 //! The initial disk: what the boot information says of it, and what is there.
 
 use rt::memory::{PAGE, linear};
-use rt::{boot, println};
+use rt::{boot, println, start};
+
+use crate::interrupts;
+
+/// The sum of the disk's bytes. Each counts by its place, so that none can change places.
+fn sum() -> u64 {
+    let info = boot::info();
+    let mut sum = 0_u64;
+    for place in 0..info.initrd_bytes {
+        // SAFETY: The byte is in memory, which is mapped, and nobody else uses it.
+        let byte = unsafe { linear::<u8>(info.initrd + place).read_volatile() };
+        sum = sum.wrapping_mul(31).wrapping_add(u64::from(byte));
+    }
+    sum
+}
+
+/// Says what the disk is, and restarts or ends as it is told.
+pub fn lives() {
+    let bytes = boot::info().initrd_bytes;
+    println!("a life with {bytes} bytes, sum {:#x}", sum());
+    interrupts::with_lines(|line| match line {
+        "again" => start::restart(),
+        _ => start::power_off(),
+    });
+}
 
 /// Adds up the disk's bytes, looks at what is around it, and writes over it.
 pub fn initial() {
@@ -17,13 +41,7 @@ pub fn initial() {
     assert!(start % PAGE == 0, "a disk at {start:#x}");
     assert!(start >= info.free_end, "a disk in what is free");
     assert!(start + bytes <= info.memory_bytes, "a disk outside memory");
-    // Every byte counts by its place, so that none can change places with another.
-    let mut sum = 0_u64;
-    for place in 0..bytes {
-        // SAFETY: The byte is in memory, which is mapped, and nobody else uses it.
-        let byte = unsafe { linear::<u8>(start + place).read_volatile() };
-        sum = sum.wrapping_mul(31).wrapping_add(u64::from(byte));
-    }
+    let sum = sum();
     for place in start + bytes..info.memory_bytes {
         // SAFETY: As above.
         let byte = unsafe { linear::<u8>(place).read_volatile() };

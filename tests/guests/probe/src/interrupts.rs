@@ -53,6 +53,30 @@ pub fn while_halting() {
     println!("good: {} interrupts while halting", came());
 }
 
+/// Sleeps until input has come so many times.
+fn wait_for_round(round: u64) {
+    while came() < round {
+        hypercall::disable_interrupts();
+        if came() < round {
+            hypercall::call(HALT, [0; 4]);
+        }
+        hypercall::enable_interrupts();
+    }
+}
+
+/// Calls `each` with what comes in, the first line of it, and sleeps until the next.
+pub fn with_lines(each: impl Fn(&str)) {
+    console::bind_input();
+    hypercall::enable_interrupts();
+    for round in 1.. {
+        wait_for_round(round);
+        let mut bytes = [0; 256];
+        let used = console::take_input(&mut bytes);
+        let text = core::str::from_utf8(&bytes[..used]).unwrap_or("");
+        text.lines().take(1).for_each(&each);
+    }
+}
+
 /// Makes another number of each that comes in, and sleeps until the next.
 pub fn answer() {
     console::bind_input();
@@ -60,13 +84,7 @@ pub fn answer() {
     println!("waiting");
     let mut answered = 0;
     for round in 1.. {
-        while came() < round {
-            hypercall::disable_interrupts();
-            if came() < round {
-                hypercall::call(HALT, [0; 4]);
-            }
-            hypercall::enable_interrupts();
-        }
+        wait_for_round(round);
         let mut bytes = [0; 256];
         let used = console::take_input(&mut bytes);
         let text = core::str::from_utf8(&bytes[..used]).unwrap_or("");

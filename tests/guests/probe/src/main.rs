@@ -42,6 +42,7 @@ const CASES: &[(&str, fn())] = &[
     ("restart", || start::restart()),
     ("spin", spin),
     ("initial-disk", disk::initial),
+    ("lives", disk::lives),
     ("memory", paging::memory),
     ("tables", paging::tables),
     ("hypercalls", registers::hypercalls),

@@ -196,7 +196,8 @@ pub fn spin(bench: &mut Bench) -> Result<()> {
             "only {switches} world switches: who preempts it?"
         );
 
-        guest.signal(signal)?;
+        // Passed on, or the end of both.
+        nix::sys::signal::kill(guest.parent(), signal)?;
         let ended = guest.finish_within(time_to_die())?;
         ended.expect_code(128 + signal as i32)?;
         host::wait_until_free()?;
