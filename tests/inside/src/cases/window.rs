@@ -16,7 +16,7 @@ use std::arch::global_asm;
 use std::fs;
 
 use anyhow::{Context, Result, bail, ensure};
-use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic};
+use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, Register};
 use object::{Object, ObjectSection, ObjectSymbol};
 
 use super::Bench;
@@ -42,6 +42,12 @@ const HANDLER: u64 = FREE + 36 * PAGE;
 const FRAMES: u64 = FREE + 38 * PAGE;
 /// So many have room.
 const MOST_FRAMES: u64 = 120;
+/// Two words: RSP as a trap from ring 3 leaves it, and the top of the task's stack.
+const WORDS: u64 = FREE + 40 * PAGE;
+/// The top of the stack to which a trap from ring 3 is taken.
+const TASK_STACK: u64 = FREE + 43 * PAGE;
+/// Bytes of what a stub has on the trap stack when it is taken from there.
+const LANDED: u64 = 56;
 /// Where ring 3 finds its program.
 const USER_PROGRAM: u64 = 0x40_2000;
 /// Flags that must come back: all of the arithmetic ones, the direction, and interrupts on.
@@ -123,6 +129,9 @@ struct Text {
     pieces: Vec<Piece>,
     stubs_end: u64,
     window: [u64; 2],
+    /// Where the image keeps [`WORDS`]' first, and where its trap stack begins.
+    landed: u64,
+    trap_stack: u64,
 }
 
 impl Text {
@@ -161,7 +170,7 @@ impl Text {
             stub(stubs, 32 + LINES[0])?,
             stub(stubs, 32 + LINES[1])?,
             stub(direct, 0x80)?,
-            piece(symbol("guest_trap_common")?, symbol("guest_enter")?)?,
+            piece(symbol("guest_trap_common")?, symbol("guest_catch")?)?,
             program,
         ];
         // A stub ends with its jump, which is made a long one here if it was short.
@@ -180,6 +189,8 @@ impl Text {
             pieces,
             stubs_end: symbol("guest_stubs_end")?,
             window: [symbol("guest_window_start")?, symbol("guest_window_end")?],
+            landed: symbol("guest_landed")?,
+            trap_stack: symbol("guest_trap_stack_top")?,
         })
     }
 }
@@ -212,8 +223,18 @@ fn lay(guest: &mut Bare, text: &Text, forced: Place) -> Result<()> {
         let mut bytes = piece.bytes.clone();
         for instruction in piece.instructions() {
             let target = if instruction.is_ip_rel_memory_operand() {
-                // Where the Guest keeps the address of the shared page; the engine does so too.
-                LINEAR + STATE + 8
+                let linked = instruction.ip_rel_memory_address();
+                let below = text.trap_stack.wrapping_sub(linked);
+                if linked == text.landed {
+                    LINEAR + WORDS
+                } else if below <= LANDED {
+                    LINEAR + TRAP_STACK - below
+                } else if instruction.op0_register() == Register::RSP {
+                    LINEAR + WORDS + 8
+                } else {
+                    // Where the Guest keeps the address of the shared page; the engine does so too.
+                    LINEAR + STATE + 8
+                }
             } else if instruction.mnemonic() == Mnemonic::Call {
                 LINEAR + HANDLER
             } else if instruction.mnemonic() == Mnemonic::Jmp
@@ -254,7 +275,10 @@ fn lay(guest: &mut Bare, text: &Text, forced: Place) -> Result<()> {
         let entry = (room(PROGRAM) + page * PAGE) | RWU;
         guest.write(LOWER[2] + 8 * (USER_PROGRAM / PAGE % 512 + page), entry);
     }
+    guest.write(WORDS, LINEAR + TRAP_STACK - LANDED);
+    guest.write(WORDS + 8, LINEAR + TASK_STACK);
     // In the shadow from now on.
+    guest.peek(LINEAR + WORDS);
     for number in 0..PROGRAM {
         guest.peek(LINEAR + room(number));
         guest.peek(LINEAR + room(number) + PAGE);
@@ -523,7 +547,7 @@ fn judge(guest: &Bare, trial: &Trial, frames: &[Frame]) -> Result<Option<u64>> {
     let rflags = with.rflags & !IF | enabled;
     let top = match way.ring {
         Ring::One => with.rsp & !15,
-        _ => LINEAR + TRAP_STACK,
+        _ => LINEAR + TASK_STACK,
     };
     for frame in &here {
         // In the last step, the interrupt's frame is another's; and in the engine it is too early.
