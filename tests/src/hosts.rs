@@ -110,6 +110,14 @@ pub const KINDS: &[Kind] = &[
         ..FIRST
     },
     Kind {
+        section: "host-high",
+        about: "six GiB of memory, most of it above four",
+        memory_mib: 6144,
+        one_in: 24,
+        facts: &["2 CPUs", "6 GiB"],
+        ..FIRST
+    },
+    Kind {
         section: "host-intel",
         about: "a processor that says it is Intel's, so that it has `sysenter`",
         cpu: "max,vendor=GenuineIntel",
@@ -184,6 +192,23 @@ const CHECKED_ALWAYS: [&str; 2] = ["state", "disturbed"];
 const CHECKED_ONLY: &str = "disturbed";
 /// The case that needs so much memory, and so much time that it is run nowhere else.
 const LARGE_ONLY: &str = "many";
+/// The cases for a Host with more than four GiB, and of those the one that is always tried. Others
+/// would use all of that memory, which is this machine's.
+const HIGH: [&str; 12] = [
+    "linux",
+    "hello",
+    "walls",
+    "reload",
+    "high",
+    "memory",
+    "tables",
+    "evil-tables",
+    "neighbours",
+    "hints",
+    "reclaim",
+    "lent",
+];
+const HIGH_ALWAYS: &str = "high";
 
 impl Kind {
     /// The kind of that name, with `host-` or without.
@@ -197,10 +222,15 @@ impl Kind {
     pub fn takes(&self, case: &str) -> bool {
         (case != CHECKED_ONLY || self.kernel == Kernel::Checked)
             && (case != LARGE_ONLY || self.is_large())
+            && (!self.is_high() || HIGH.contains(&case))
     }
 
     fn is_large(&self) -> bool {
-        self.memory_mib >= 2048
+        self.memory_mib == 2048
+    }
+
+    fn is_high(&self) -> bool {
+        self.memory_mib > 4096
     }
 
     /// Whether an ordinary run at this commit takes a case on it.
@@ -208,6 +238,7 @@ impl Kind {
         ALWAYS.contains(&case)
             || (self.kernel == Kernel::Checked && CHECKED_ALWAYS.contains(&case))
             || (self.is_large() && case == LARGE_ONLY)
+            || (self.is_high() && case == HIGH_ALWAYS)
             || sample::chosen(commit, &format!("{}/{case}", self.section), self.one_in)
     }
 

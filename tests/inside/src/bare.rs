@@ -536,6 +536,8 @@ pub type StepNumber = usize;
 #[derive(Debug)]
 pub struct Bare {
     memory: NonNull<u64>,
+    /// Pages of it, the first [`PAGES`] of which are laid out.
+    pages: u64,
     steps: usize,
     /// INITIALIZE's words after the base: pages, limit, entry, root, levels.
     pub start: [u64; 5],
@@ -548,7 +550,7 @@ pub struct Bare {
 impl Drop for Bare {
     fn drop(&mut self) {
         // SAFETY: The mapping is this structure's own, and nobody has a reference into it.
-        let _ = unsafe { munmap(self.memory.cast(), END as usize) };
+        let _ = unsafe { munmap(self.memory.cast(), (self.pages * PAGE) as usize) };
     }
 }
 
@@ -588,14 +590,25 @@ impl Bare {
     ///
     /// When there is no memory.
     pub fn new() -> Result<Self> {
-        let length = (END as usize).try_into()?;
+        Self::with_pages(PAGES)
+    }
+
+    /// The same with more memory behind that; Linux is not asked whether it has so much.
+    ///
+    /// # Errors
+    ///
+    /// When there is no room for it.
+    pub fn with_pages(pages: u64) -> Result<Self> {
+        let length = ((pages.max(PAGES) * PAGE) as usize).try_into()?;
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE;
         // SAFETY: The kernel chooses a fresh place, so nothing that exists is replaced.
-        let memory = unsafe { mmap_anonymous(None, length, protection, MapFlags::MAP_PRIVATE) }?;
+        let memory = unsafe { mmap_anonymous(None, length, protection, flags) }?;
         let mut guest = Self {
             memory: memory.cast(),
+            pages: pages.max(PAGES),
             steps: 0,
-            start: [PAGES, PAGES, 0, ROOT, 4],
+            start: [pages, pages, 0, ROOT, 4],
             sent: Vec::new(),
             limit: Duration::from_secs(20) * host::patience(),
         };
@@ -730,13 +743,17 @@ impl Bare {
         bytes.skip((at - whole) as usize).take(length).collect()
     }
 
+    fn has_word(&self, at: u64) -> bool {
+        at.is_multiple_of(8) && at < self.pages * PAGE
+    }
+
     /// The word at a guest-physical address.
     ///
     /// # Panics
     ///
     /// When that is no word of its memory.
     pub fn read(&self, at: u64) -> u64 {
-        assert!(at.is_multiple_of(8) && at < END, "no word at {at:#x}");
+        assert!(self.has_word(at), "no word at {at:#x}");
         // SAFETY: Inside the mapping and aligned; the Guest is not running.
         unsafe { self.memory.as_ptr().add(at as usize / 8).read_volatile() }
     }
@@ -747,7 +764,7 @@ impl Bare {
     ///
     /// When that is no word of its memory.
     pub fn write(&mut self, at: u64, value: u64) {
-        assert!(at.is_multiple_of(8) && at < END, "no word at {at:#x}");
+        assert!(self.has_word(at), "no word at {at:#x}");
         let word = self.memory.as_ptr();
         // SAFETY: Inside the mapping and aligned; the Guest is not running.
         unsafe { word.add(at as usize / 8).write_volatile(value) };

@@ -14,6 +14,7 @@ mod fpu;
 mod frames;
 mod gates;
 mod guests;
+mod high;
 mod hints;
 mod hostile;
 mod instructions;
@@ -448,6 +449,11 @@ pub const CASES: &[Case] = &[
         "reclaim",
         "the shadow's tables: how many, and given back for memory",
         reclaim::reclaim,
+    ),
+    case(
+        "high",
+        "a Guest of five GiB, and what lies above four",
+        high::high,
     ),
     case(
         "host-half",
