@@ -17,6 +17,7 @@ use clap::Parser;
 use lguest_tests::artifacts::{self, root};
 use lguest_tests::cleanup;
 use lguest_tests::figures::{FIGURES, Goal};
+use lguest_tests::idle;
 use lguest_tests::trip::{self, Counted};
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
@@ -119,6 +120,14 @@ const FIGURES_KNOWN: &[Figure] = &[
         command: "a Guest without them reads the TSC, moves a word into XMM0, reads the TSC \
                   again, in the same boot: the least of 1,000",
         measure: || Ok(trips()?.fpu[2] as f64),
+    },
+    Figure {
+        name: "idle_guest_instructions_per_s",
+        unit: "instructions",
+        goal: Goal::AtMost(idle::AT_MOST),
+        command: "what the whole machine executes in 400 s with a halted Guest and without, by turns, 6 \
+                  times each, as a plugin of QEMU's counts it: the most with, less the least without",
+        measure: || Ok(idle::count()?.at_most().ceil()),
     },
     Figure {
         name: "cr3_writes_per_trip",

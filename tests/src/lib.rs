@@ -20,6 +20,7 @@ pub mod gdb;
 pub mod hosts;
 #[cfg(test)]
 mod hypercalls;
+pub mod idle;
 pub mod initramfs;
 pub mod initrd;
 pub mod machine;

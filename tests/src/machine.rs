@@ -55,6 +55,8 @@ pub struct Settings {
     pub append: String,
     /// Whether to count instructions: time then passes by the instruction, on one thread.
     pub count_instructions: bool,
+    /// A plugin of QEMU's, with what it is told.
+    pub plugin: Option<String>,
     /// Where the kernel's messages go.
     pub log: PathBuf,
     /// Whether a debugger can be attached, see [`Machine::debugger`].
@@ -73,6 +75,7 @@ impl Settings {
             cpus: 2,
             append: String::new(),
             count_instructions: false,
+            plugin: None,
             log: log.to_path_buf(),
             debugger: false,
         }
@@ -361,6 +364,9 @@ fn command(settings: &Settings, folder: &Path) -> Command {
         ]);
     } else {
         command.args(["-accel", "tcg"]);
+    }
+    if let Some(plugin) = &settings.plugin {
+        command.args(["-plugin", plugin]);
     }
     command.args([
         "-cpu",

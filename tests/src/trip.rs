@@ -18,12 +18,13 @@ use object::{Object, ObjectSegment};
 
 use crate::artifacts::{self, Artifacts};
 use crate::control::{Message, Verdict};
+use crate::idle;
 use crate::machine::{Machine, Settings};
 use crate::remote::Debugger;
 use crate::report::Report;
 
 /// How long Linux may take to come up in a machine that counts.
-const BOOT: Duration = Duration::from_secs(600);
+pub(crate) const BOOT: Duration = Duration::from_secs(600);
 /// How long anything else may take.
 const PATIENCE: Duration = Duration::from_secs(600);
 
@@ -50,7 +51,11 @@ pub const LOADS: usize = 2;
 /// The tests' section.
 pub const SECTION: &str = "trip";
 /// Its tests.
-pub const TESTS: [(&str, Test); 2] = [("counted", counted), ("followed", followed)];
+pub const TESTS: [(&str, Test); 3] = [
+    ("counted", counted),
+    ("followed", followed),
+    ("idle", idle_guest),
+];
 type Test = fn() -> Result<String>;
 
 /// Runs one of them and reports it.
@@ -120,6 +125,23 @@ fn followed() -> Result<String> {
         "{} instructions, of which {LOADS} load CR3 and {LOADS} load CR4",
         steps.len()
     ))
+}
+
+/// The goal for a Guest that does nothing.
+fn idle_guest() -> Result<String> {
+    let counted = idle::count()?;
+    let said = format!(
+        "beside an idle Guest at most {:.0} instructions more in a second, with noise of {:.0}: \
+         {counted:.0?}",
+        counted.at_most(),
+        counted.noise(),
+    );
+    ensure!(
+        counted.at_most() <= idle::AT_MOST,
+        "{said}: it has to be at most {}",
+        idle::AT_MOST
+    );
+    Ok(said)
 }
 
 /// Trips in instructions, the least of each that was seen, all in one boot.
@@ -193,7 +215,7 @@ pub fn count() -> Result<Counted> {
 }
 
 /// Runs a case and gives its notes.
-fn run(machine: &mut Machine, case: &str) -> Result<Vec<String>> {
+pub(crate) fn run(machine: &mut Machine, case: &str) -> Result<Vec<String>> {
     machine.tell(&format!("case {case}"))?;
     let mut notes = Vec::new();
     loop {

@@ -17,6 +17,7 @@ mod guests;
 mod high;
 mod hints;
 mod hostile;
+pub mod idle_counted;
 mod instructions;
 mod irqs;
 mod kvm_after;
@@ -714,6 +715,11 @@ pub const MEASURES: &[Case] = &[
         "fpu-trips",
         "the least instructions of a trip with the FPU's registers",
         measures::fpu_trips,
+    ),
+    case(
+        "idle-counted",
+        "what the machine executes beside a Guest that has halted",
+        idle_counted::idle,
     ),
     case(
         "symbols",
