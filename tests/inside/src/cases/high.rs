@@ -182,7 +182,7 @@ fn beyond() -> Result<()> {
     }
     // Memory ends inside of it, behind the third page.
     let mut last = guest(LOW)?;
-    last.write(LOW[1], 5 * GIB | RW | LARGE);
+    last.write(LOW[1], (5 * GIB) | RW | LARGE);
     last.write(END - 8, mark(END));
     let good = last.peek(HERE + 3 * PAGE - 8);
     last.peek(HERE + 3 * PAGE);
