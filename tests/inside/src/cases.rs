@@ -643,6 +643,16 @@ pub const CASES: &[Case] = &[
         "kill -9 of parent or life, at moments which `seed=` chooses: nothing survives",
         launcher::parent_killed,
     ),
+    case(
+        "confined",
+        "a life cannot open, start, connect or become anything",
+        launcher::confined,
+    ),
+    case(
+        "rights",
+        "a life as another user, in a folder of its own",
+        launcher::rights,
+    ),
     case("hundred", "many Guests at once", device::hundred),
     case(
         "many",

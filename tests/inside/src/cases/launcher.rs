@@ -8,9 +8,11 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{Mode, SFlag, mknod, stat};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use super::Bench;
@@ -169,4 +171,260 @@ pub fn parent_killed(bench: &mut Bench) -> Result<()> {
     ensure!(begun > 0, "none of {rounds} Guests had begun");
     let text = format!("{begun} of {rounds} had a Guest when they were killed");
     bench.control.say("note", &text)
+}
+
+/// One system call in the name of another process, which is inside of one: its answer, or the
+/// signal that it died of.
+fn call_as(life: Pid, number: u64, arguments: [u64; 4]) -> Result<Result<i64, Signal>> {
+    ptrace::attach(life)?;
+    let status = waitpid(life, Some(WaitPidFlag::__WALL))?;
+    ensure!(
+        matches!(status, WaitStatus::Stopped(_, Signal::SIGSTOP)),
+        "attached: {status:?}"
+    );
+    let before = ptrace::getregs(life)?;
+    // Linux says 2^64 - 4, EINTR, of a call that was interrupted. Before it is `syscall`.
+    let at = before.rip - 2;
+    let code = ptrace::read(life, at as *mut libc::c_void)? as u16;
+    ensure!(code == 0x050f, "{code:#x} at {at:#x}");
+    let mut registers = before;
+    registers.rip = at;
+    registers.rax = number;
+    registers.orig_rax = u64::MAX;
+    [registers.rdi, registers.rsi, registers.rdx, registers.r10] = arguments;
+    [registers.r8, registers.r9] = [u64::MAX, 0];
+    ptrace::setregs(life, registers)?;
+    ptrace::step(life, None)?;
+    match waitpid(life, Some(WaitPidFlag::__WALL))? {
+        WaitStatus::Stopped(_, Signal::SIGTRAP) => {
+            let answer = ptrace::getregs(life)?.rax.cast_signed();
+            ptrace::setregs(life, before)?;
+            ptrace::detach(life, None)?;
+            Ok(Ok(answer))
+        }
+        WaitStatus::Signaled(_, signal, _) => Ok(Err(signal)),
+        other => bail!("after system call {number}: {other:?}"),
+    }
+}
+
+/// What a life must not do: a name, a number, arguments.
+const FORBIDDEN: &[(&str, i64, [u64; 4])] = &[
+    ("open", libc::SYS_open, [0; 4]),
+    ("openat", libc::SYS_openat, [0; 4]),
+    ("execve", libc::SYS_execve, [0; 4]),
+    ("fork", libc::SYS_fork, [0; 4]),
+    ("clone3", libc::SYS_clone3, [0; 4]),
+    ("socket", libc::SYS_socket, [2, 1, 0, 0]),
+    ("kill", libc::SYS_kill, [1, 0, 0, 0]),
+    ("executable memory", libc::SYS_mmap, [0, 4096, 7, 0x22]),
+    ("keys for a terminal", libc::SYS_ioctl, [0, 0x5412, 0, 0]),
+    ("a signal for another", libc::SYS_tgkill, [1, 1, 0, 0]),
+    // The long set goes on from here.
+    ("creat", libc::SYS_creat, [0; 4]),
+    ("openat2", libc::SYS_openat2, [0; 4]),
+    ("open_by_handle_at", libc::SYS_open_by_handle_at, [0; 4]),
+    ("execveat", libc::SYS_execveat, [0; 4]),
+    ("vfork", libc::SYS_vfork, [0; 4]),
+    ("clone", libc::SYS_clone, [0; 4]),
+    ("connect", libc::SYS_connect, [0; 4]),
+    ("accept", libc::SYS_accept, [0; 4]),
+    ("ptrace", libc::SYS_ptrace, [0; 4]),
+    ("process_vm_readv", libc::SYS_process_vm_readv, [0; 4]),
+    ("process_vm_writev", libc::SYS_process_vm_writev, [0; 4]),
+    ("pidfd_getfd", libc::SYS_pidfd_getfd, [0; 4]),
+    ("tkill", libc::SYS_tkill, [1, 0, 0, 0]),
+    ("mount", libc::SYS_mount, [0; 4]),
+    ("unlink", libc::SYS_unlink, [0; 4]),
+    ("rename", libc::SYS_rename, [0; 4]),
+    ("mkdir", libc::SYS_mkdir, [0; 4]),
+    ("mknod", libc::SYS_mknod, [0; 4]),
+    ("chmod", libc::SYS_chmod, [0; 4]),
+    ("chroot", libc::SYS_chroot, [0; 4]),
+    ("setuid", libc::SYS_setuid, [0; 4]),
+    ("capset", libc::SYS_capset, [0; 4]),
+    ("bpf", libc::SYS_bpf, [0; 4]),
+    ("io_uring_setup", libc::SYS_io_uring_setup, [0; 4]),
+    ("perf_event_open", libc::SYS_perf_event_open, [0; 4]),
+    ("userfaultfd", libc::SYS_userfaultfd, [0; 4]),
+    ("memfd_create", libc::SYS_memfd_create, [0; 4]),
+    ("init_module", libc::SYS_init_module, [0; 4]),
+    ("reboot", libc::SYS_reboot, [0; 4]),
+    ("ioperm", libc::SYS_ioperm, [0x80, 1, 1, 0]),
+    ("modify_ldt", libc::SYS_modify_ldt, [0; 4]),
+    ("seccomp", libc::SYS_seccomp, [0; 4]),
+    ("prctl", libc::SYS_prctl, [4, 1, 0, 0]),
+    ("F_SETFL", libc::SYS_fcntl, [0, 4, 0, 0]),
+    ("a handler", libc::SYS_rt_sigaction, [10, 0, 0, 8]),
+    (
+        "memory made executable",
+        libc::SYS_mprotect,
+        [0, 4096, 5, 0],
+    ),
+];
+
+/// The value of a line in `/proc/.../status`.
+fn status_of(task: &str, line: &str) -> Result<String> {
+    let status = fs::read_to_string(format!("{task}/status"))?;
+    let mut lines = status.lines();
+    let value = lines.find_map(|l| l.strip_prefix(line)?.strip_prefix(':'));
+    let words = value.with_context(|| format!("no {line} in {task}"))?;
+    Ok(words.split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+/// Every thread of a life has the filter and no power of root's.
+fn is_confined(life: Pid) -> Result<usize> {
+    let none = "0000000000000000";
+    let wanted = [
+        ("Seccomp", "2"),
+        ("NoNewPrivs", "1"),
+        ("CapInh", none),
+        ("CapPrm", none),
+        ("CapEff", none),
+        ("CapBnd", none),
+        ("CapAmb", none),
+    ];
+    let mut threads = 0;
+    for task in fs::read_dir(format!("/proc/{life}/task"))? {
+        let task = task?.path().display().to_string();
+        for (line, wanted) in wanted {
+            let value = status_of(&task, line)?;
+            ensure!(value == wanted, "{task}: {line} is {value}, not {wanted}");
+        }
+        threads += 1;
+    }
+    Ok(threads)
+}
+
+/// A Guest that runs, with these words for its Launcher.
+fn spinning(words: &[&str]) -> Result<Guest> {
+    let words = [words, &["16", "/guests/probe", "case=spin"]].concat();
+    let guest = Guest::launch(&words)?;
+    guest.wait_for("spinning")?;
+    Ok(guest)
+}
+
+/// What a life may still do, tried in the life itself: a debugger has it make system calls.
+pub fn confined(bench: &mut Bench) -> Result<()> {
+    host::load_module()?;
+    let mut guest = spinning(&[])?;
+    let threads = is_confined(guest.pid())?;
+    let parent = format!("/proc/{}", guest.parent());
+    ensure!(
+        status_of(&parent, "Seccomp")? == "0",
+        "the parent is confined"
+    );
+    // What it may do, it can go on doing.
+    for _ in 0..3 {
+        let life = guest.pid();
+        let answer = call_as(life, libc::SYS_getpid as u64, [0; 4])?;
+        ensure!(answer == Ok(life.as_raw().into()), "getpid(): {answer:?}");
+        let mapped = call_as(life, libc::SYS_mmap as u64, [0, 4096, 3, 0x22])?;
+        ensure!(mapped.is_ok_and(|at| at > 0), "mmap(): {mapped:?}");
+        ensure!(guest.alive()?, "the life has ended");
+    }
+    drop(guest);
+    let some = if bench.long() { FORBIDDEN.len() } else { 10 };
+    for (name, number, arguments) in &FORBIDDEN[..some] {
+        let guest = spinning(&[])?;
+        let answer = call_as(guest.pid(), number.cast_unsigned(), *arguments)?;
+        ensure!(answer == Err(Signal::SIGSYS), "{name}: {answer:?}");
+        let ended = guest.finish()?;
+        ended
+            .expect_code(128 + Signal::SIGSYS as i32)?
+            .expect_error("a system call that it may not make")?;
+    }
+    bench.control.say(
+        "note",
+        &format!("{threads} threads confined, {some} calls refused"),
+    )?;
+    host::wait_until_free()
+}
+
+/// Another user, another root directory, and restarts from there.
+pub fn rights(_: &mut Bench) -> Result<()> {
+    host::load_module()?;
+    fs::create_dir_all("/etc")?;
+    fs::write(
+        "/etc/passwd",
+        "root:x:0:0:root:/:/bin/sh\nguest:x:1234:2345::/:\nbad:x:none:0::/:\n",
+    )?;
+    let empty = "/tmp/empty";
+    fs::create_dir(empty)?;
+    let root = format!("--chroot={empty}");
+    let words = [
+        "--username=guest",
+        &root,
+        "16",
+        "/guests/probe",
+        "case=lives",
+    ];
+    let mut guest = Guest::launch(&words)?;
+    for n in 1..=5 {
+        guest.wait_for_count("a life with ", n)?;
+        let life = guest.pid();
+        is_confined(life)?;
+        let folder = format!("/proc/{life}");
+        let seen = [
+            status_of(&folder, "Uid")?,
+            status_of(&folder, "Gid")?,
+            status_of(&folder, "Groups")?,
+            fs::read_link(format!("{folder}/root"))?
+                .display()
+                .to_string(),
+            fs::read_link(format!("{folder}/cwd"))?
+                .display()
+                .to_string(),
+        ];
+        let wanted = [
+            "1234 1234 1234 1234",
+            "2345 2345 2345 2345",
+            "",
+            empty,
+            empty,
+        ];
+        ensure!(seen == wanted, "{seen:?}, not {wanted:?}");
+        let word: &[u8] = if n == 5 { b"end\n" } else { b"again\n" };
+        guest.send(word)?;
+    }
+    guest.finish()?.expect_code(0)?;
+    // Its parent's end is the end of it, although it is another user's process.
+    let guest = spinning(&["--username=guest"])?;
+    let life = guest.pid();
+    kill(guest.parent(), Signal::SIGKILL)?;
+    let end = Instant::now() + Duration::from_secs(20) * host::patience();
+    while !is_gone(life) {
+        ensure!(Instant::now() < end, "the life survives");
+        thread::sleep(Duration::from_millis(2));
+    }
+    // And a signal for the parent reaches it.
+    let guest = spinning(&["--username=guest"])?;
+    kill(guest.parent(), Signal::SIGTERM)?;
+    guest.finish()?.expect_code(128 + Signal::SIGTERM as i32)?;
+
+    let refused: [(&str, i32, &str); 6] = [
+        ("--username=nemo", 2, "no such user in /etc/passwd"),
+        ("--username=bad", 2, "no such user in /etc/passwd"),
+        ("--username=", 2, "no such user in /etc/passwd"),
+        (
+            "--chroot=/nowhere",
+            2,
+            "--chroot `/nowhere`: there is no such file",
+        ),
+        ("--chroot=/guests/probe", 2, "this is not a directory"),
+        ("--chroot=", 2, "--chroot ``"),
+    ];
+    for (option, status, words) in refused {
+        let ended = Guest::launch(&[option, "16", "/guests/probe"])?.finish()?;
+        ended.expect_code(status)?.expect_error(words)?;
+    }
+    for option in ["--username=guest", &root] {
+        let words = [option, "16", "/guests/probe"];
+        let ended = Guest::launch_as_nobody(&words)?.finish()?;
+        ended
+            .expect_code(2)?
+            .expect_error("only root can do that")?;
+    }
+    fs::remove_file("/etc/passwd")?;
+    fs::remove_dir(empty)?;
+    host::wait_until_free()
 }
