@@ -653,6 +653,11 @@ pub const CASES: &[Case] = &[
         "a life as another user, in a folder of its own",
         launcher::rights,
     ),
+    case(
+        "names",
+        "addresses in last words get the names of functions",
+        launcher::names,
+    ),
     case("hundred", "many Guests at once", device::hundred),
     case(
         "many",

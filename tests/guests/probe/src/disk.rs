@@ -58,3 +58,10 @@ pub fn initial() {
     }
     println!("good: a disk of {bytes} bytes, sum {sum:#x}");
 }
+
+/// Panics, and says where.
+#[inline(never)]
+pub fn named() {
+    let here: fn() = named;
+    panic!("I was at {:#x}", here as usize + 1);
+}

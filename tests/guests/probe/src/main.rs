@@ -43,6 +43,7 @@ const CASES: &[(&str, fn())] = &[
     ("spin", spin),
     ("initial-disk", disk::initial),
     ("lives", disk::lives),
+    ("named", disk::named),
     ("memory", paging::memory),
     ("tables", paging::tables),
     ("hypercalls", registers::hypercalls),

@@ -173,20 +173,37 @@ pub fn parent_killed(bench: &mut Bench) -> Result<()> {
     bench.control.say("note", &text)
 }
 
+/// Stops a process while it is inside of a system call; gives its registers and where the
+/// instruction `syscall` is.
+fn stop_in_call(life: Pid) -> Result<(libc::user_regs_struct, u64)> {
+    let end = Instant::now() + patience();
+    loop {
+        ptrace::attach(life)?;
+        let status = waitpid(life, Some(WaitPidFlag::__WALL))?;
+        ensure!(
+            matches!(status, WaitStatus::Stopped(_, Signal::SIGSTOP)),
+            "attached: {status:?}"
+        );
+        let registers = ptrace::getregs(life)?;
+        let at = registers.rip - 2;
+        let code = ptrace::read(life, at as *mut libc::c_void)? as u16;
+        if code == 0x050f {
+            return Ok((registers, at));
+        }
+        // Between two calls.
+        ptrace::detach(life, None)?;
+        ensure!(
+            Instant::now() < end,
+            "never in a system call: {code:#x} at {at:#x}"
+        );
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
 /// One system call in the name of another process, which is inside of one: its answer, or the
 /// signal that it died of.
 fn call_as(life: Pid, number: u64, arguments: [u64; 4]) -> Result<Result<i64, Signal>> {
-    ptrace::attach(life)?;
-    let status = waitpid(life, Some(WaitPidFlag::__WALL))?;
-    ensure!(
-        matches!(status, WaitStatus::Stopped(_, Signal::SIGSTOP)),
-        "attached: {status:?}"
-    );
-    let before = ptrace::getregs(life)?;
-    // Linux says 2^64 - 4, EINTR, of a call that was interrupted. Before it is `syscall`.
-    let at = before.rip - 2;
-    let code = ptrace::read(life, at as *mut libc::c_void)? as u16;
-    ensure!(code == 0x050f, "{code:#x} at {at:#x}");
+    let (before, at) = stop_in_call(life)?;
     let mut registers = before;
     registers.rip = at;
     registers.rax = number;
@@ -426,5 +443,16 @@ pub fn rights(_: &mut Bench) -> Result<()> {
     }
     fs::remove_file("/etc/passwd")?;
     fs::remove_dir(empty)?;
+    host::wait_until_free()
+}
+
+/// A Guest that panics with an address of its own: the Launcher knows the function.
+pub fn names(_: &mut Bench) -> Result<()> {
+    host::load_module()?;
+    let ended = Guest::probe(&["case=named"])?.finish()?;
+    ended
+        .expect_code(5)?
+        .expect_error("I was at 0xffffffff80")?
+        .expect_error("probe::disk::named+0x1\n")?;
     host::wait_until_free()
 }
