@@ -224,7 +224,7 @@ mod tests {
     #[test]
     fn every_stop_and_every_function_has_its_place() {
         let tour = check(&root()).unwrap();
-        assert_eq!(tour.stops, 54);
+        assert_eq!(tour.stops, 75);
         assert!(tour.functions > 15, "{tour:?}");
     }
 
