@@ -207,7 +207,7 @@ impl Artifacts {
     /// When the build fails.
     pub fn with_test_guests(mut self) -> Result<Self> {
         let built = build_test_guests()?;
-        for name in ["probe", "drive"] {
+        for name in ["probe", "drive", "wire"] {
             self.guests.push((name.to_owned(), built.join(name)));
         }
         Ok(self)

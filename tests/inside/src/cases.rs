@@ -27,6 +27,7 @@ mod leaving;
 mod many;
 mod measures;
 mod neighbours;
+mod network;
 mod newborn;
 mod nonsense;
 mod own_segments;
@@ -353,6 +354,42 @@ pub const CASES: &[Case] = &[
         "guest-to-guest",
         "DMA between Guests, against byte vectors, and who dies of what",
         exchange::guest_to_guest,
+    ),
+    case(
+        "net-frames",
+        "two Guests in one network, 10,000 frames each way, none lost",
+        network::frames,
+    ),
+    case(
+        "net-pressure",
+        "receivers that are slow or deaf: the sender is told, and waits",
+        network::back_pressure,
+    ),
+    case("net-three", "three Guests in one network", network::three),
+    case(
+        "net-slots",
+        "slots of a network, and that of a Guest that was killed",
+        network::slots,
+    ),
+    case(
+        "net-scribbler",
+        "a Guest that writes over everybody's MAC hurts nobody",
+        network::scribbler,
+    ),
+    case(
+        "net-udp",
+        "10,000 UDP packets each way between two Guests' sockets",
+        network::udp,
+    ),
+    case(
+        "net-tap",
+        "the Host pings a Guest behind a tap, and the Guest the Host",
+        network::tap,
+    ),
+    case(
+        "net-refused",
+        "networks that cannot be: the error says why",
+        network::refused,
     ),
     case(
         "guests-talk",

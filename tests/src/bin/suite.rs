@@ -123,7 +123,9 @@ fn tools(report: &mut Report) -> Result<()> {
         "-Dwarnings",
     ];
     command(report, "tools", "clippy", &mut cargo("", &clippy))?;
-    let guests = ["fmt", "-p", "drive", "-p", "probe", "-p", "rt", "--check"];
+    let guests = [
+        "fmt", "-p", "drive", "-p", "probe", "-p", "rt", "-p", "wire", "--check",
+    ];
     command(
         report,
         "tools",
