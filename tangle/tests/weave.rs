@@ -162,7 +162,10 @@ fn weave_passes_mdbook_without_a_warning_or_a_dead_link() {
     let run = Command::new(mdbook).arg("build").current_dir(&dir).output().expect("mdbook runs");
     let said = String::from_utf8_lossy(&run.stderr);
     assert!(run.status.success(), "{said}");
-    assert!(!said.contains("WARN") && !said.contains("ERROR"), "{said}");
+    // The book is read from a disk: that its index has more than ten million bytes is no mistake.
+    let bad = |line: &&str| line.contains("WARN") || line.contains("ERROR");
+    let bad = said.lines().filter(bad).find(|line| !line.contains("search index is very large"));
+    assert_eq!(bad, None, "{said}");
 
     let out = dir.path().join("book-out");
     let mut files = Vec::new();
