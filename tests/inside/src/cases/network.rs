@@ -178,6 +178,12 @@ pub fn slots(_: &mut Bench) -> Result<()> {
     let (first, second, third) = (waiting(0)?, waiting(1)?, waiting(2)?);
     second.signal(Signal::SIGKILL)?;
     second.finish()?.expect_code(128 + Signal::SIGKILL as i32)?;
+    // Its life ends a moment after its parent.
+    let end = Instant::now() + Duration::from_secs(20) * host::patience();
+    while counted("guests")? > 2 {
+        ensure!(Instant::now() < end, "the life of a killed parent goes on");
+        thread::sleep(Duration::from_millis(10));
+    }
     let second = waiting(1)?;
     let fourth = waiting(3)?;
     for guest in [first, second, third, fourth] {
