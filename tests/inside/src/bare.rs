@@ -88,6 +88,7 @@ const CR2: usize = 17;
 const DR6: usize = 18;
 const REGISTERS: usize = 19;
 const SELECTORS: usize = 34;
+const UNUSED: usize = 35;
 const INPUT: usize = 36;
 const CODE: usize = 58;
 /// Bytes of instructions that a step has room for.
@@ -841,6 +842,14 @@ impl Bare {
             self.poke_shared(at + 8 * place, value);
         }
         self.poke_shared_byte(0x100 + slot, 0);
+    }
+
+    /// Writes into the pages of the first so many steps, so that none of them is new to the Host
+    /// later.
+    pub fn touch_steps(&mut self, steps: usize) {
+        for page in 0..(STEP * steps as u64).div_ceil(PAGE) {
+            self.poke(LINEAR + STEPS + page * PAGE + 8 * UNUSED as u64, 0);
+        }
     }
 
     /// The stack for traps from ring 3, by SET_STACK.

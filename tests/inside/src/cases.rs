@@ -41,6 +41,7 @@ mod storm;
 mod sweep;
 mod system_calls;
 mod tables;
+mod tags;
 mod timer;
 mod window;
 
@@ -472,6 +473,11 @@ pub const CASES: &[Case] = &[
         "evil-tables",
         "page tables made to do harm",
         tables::evil_tables,
+    ),
+    case(
+        "tags",
+        "many roots: tags, bit 63, eviction, and no table for a known one",
+        tags::tags,
     ),
     case(
         "neighbours",

@@ -31,7 +31,7 @@ const LEAST: u64 = 80;
 const SEND_DMA: u64 = 13;
 
 /// Has all shrinkers asked.
-fn drop_caches() -> Result<()> {
+pub(super) fn drop_caches() -> Result<()> {
     fs::write("/proc/sys/vm/drop_caches", "2").context("drop_caches")
 }
 
