@@ -383,6 +383,11 @@ pub const CASES: &[Case] = &[
         network::udp,
     ),
     case(
+        "net-programs",
+        "ping and udp at the shells of two Guests, and over a tap",
+        network::programs,
+    ),
+    case(
         "net-tap",
         "the Host pings a Guest behind a tap, and the Guest the Host",
         network::tap,

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 
-use super::Bench;
+use super::{Bench, NotHere};
 use super::guests::OFF;
 use crate::guest::{Ended, Guest};
 use crate::host;
@@ -277,6 +277,40 @@ pub fn udp(bench: &mut Bench) -> Result<()> {
     let second = wire(SHARED, &[&words[..], &["pause=2000000"]].concat())?;
     for one in all_good(vec![first, second])? {
         ensure!(number(&one, "dropped")? == 0, "{}", one.said());
+    }
+    host::wait_until_free()
+}
+
+/// Two Guests with a shell each: one counts packets, the other pings it and sends them; and one
+/// pings the Host over its tap.
+pub fn programs(_: &mut Bench) -> Result<()> {
+    new_network()?;
+    let disk = "--initrd=/guests/initrd.cpio";
+    if !Path::new("/guests/initrd.cpio").exists() {
+        return Err(NotHere("the Guest's programs are not packed: `make initrd`".to_owned()).into());
+    }
+    let shell = |option: &str, words: &[&str]| -> Result<Guest> {
+        let guest = [option, disk, "32", "/guests/guest", "quiet"];
+        let guest = Guest::launch(&[&guest[..], words].concat())?;
+        guest.wait_for("$ ")?;
+        Ok(guest)
+    };
+    let mut first = shell(SHARED, &[])?;
+    let mut second = shell(SHARED, &["ip=10.0.0.9/24"])?;
+    first.send(b"udp receive 7 200\n")?;
+    second.send(b"ping 10.0.0.1 3 1000\n")?;
+    second.wait_for("3 of 3 answered")?;
+    second.send(b"ping 10.0.0.7 1; udp send 10.0.0.1:7 200\n")?;
+    second.wait_for("1 went unanswered")?;
+    second.wait_for("200 sent")?;
+    first.wait_for("200 received, 0 lost, 0 mangled")?;
+    let mut third = shell("--tunnet=192.168.19.1", &[])?;
+    third.send(b"ping 192.168.19.1 2; ping 192.168.19.2 1; ping 8.8.8.8 1\n")?;
+    third.wait_for("2 of 2 answered")?;
+    third.wait_for("1 of 1 answered")?;
+    for mut guest in [first, second, third] {
+        guest.send(b"halt\n")?;
+        guest.finish()?.expect_code(OFF)?;
     }
     host::wait_until_free()
 }
