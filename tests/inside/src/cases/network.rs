@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 
-use super::{Bench, NotHere};
 use super::guests::OFF;
+use super::{Bench, NotHere};
 use crate::guest::{Ended, Guest};
 use crate::host;
 
@@ -287,7 +287,9 @@ pub fn programs(_: &mut Bench) -> Result<()> {
     new_network()?;
     let disk = "--initrd=/guests/initrd.cpio";
     if !Path::new("/guests/initrd.cpio").exists() {
-        return Err(NotHere("the Guest's programs are not packed: `make initrd`".to_owned()).into());
+        return Err(
+            NotHere("the Guest's programs are not packed: `make initrd`".to_owned()).into(),
+        );
     }
     let shell = |option: &str, words: &[&str]| -> Result<Guest> {
         let guest = [option, disk, "32", "/guests/guest", "quiet"];
