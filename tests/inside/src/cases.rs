@@ -31,6 +31,7 @@ mod network;
 mod newborn;
 mod nonsense;
 mod own_segments;
+mod processes;
 mod reasons;
 mod reclaim;
 mod requests;
@@ -737,6 +738,36 @@ pub const CASES: &[Case] = &[
         "reload",
         "load and unload 20 times, nothing left",
         guests::reload,
+    ),
+    case(
+        "programs-fork",
+        "processes made and ended, and no frame lost",
+        processes::forks,
+    ),
+    case(
+        "programs-fair",
+        "programs that compute get equal shares",
+        processes::fair,
+    ),
+    case(
+        "programs-preempted",
+        "the shell answers while others spin; ^C and kill end them",
+        processes::preempted,
+    ),
+    case(
+        "programs-numbers",
+        "each program finds its own numbers in the FPU",
+        processes::numbers_kept,
+    ),
+    case(
+        "programs-faults",
+        "a program's fault ends that program with a message",
+        processes::program_faults,
+    ),
+    case(
+        "panic",
+        "a panic of the Guest's kernel says who called whom",
+        processes::panic_text,
     ),
 ];
 
