@@ -209,6 +209,27 @@ pub const CASES: &[Case] = &[
         "a Guest gets random bytes, others each time",
         drivers::random,
     ),
+    case("disk", "64 MiB to a disk and back", drivers::disk),
+    case(
+        "disk-waits",
+        "a disk that makes one wait, and what a flush promises",
+        drivers::disk_waits,
+    ),
+    case(
+        "disk-errors",
+        "bytes anywhere on a disk, and what cannot be",
+        drivers::disk_errors,
+    ),
+    case(
+        "disk-impossible",
+        "a Guest that asks its disk for the impossible is ended",
+        drivers::disk_impossible,
+    ),
+    case(
+        "disk-locked",
+        "a disk has one writer or many readers",
+        drivers::disk_locked,
+    ),
     case(
         "input-spinning",
         "input interrupts a Guest that spins",

@@ -6,6 +6,9 @@
 #![no_std]
 #![no_main]
 
+extern crate alloc;
+
+mod disk;
 mod random;
 
 use guest::abi::hypercall::Shutdown;
@@ -32,5 +35,20 @@ fn option(name: &str) -> Option<&'static str> {
     values.find_map(|(key, value)| (key == name).then_some(value))
 }
 
+/// The number after `name=`, or another.
+fn number(name: &str, default: u64) -> u64 {
+    let number = option(name).map(|text| text.parse().expect("a number"));
+    number.unwrap_or(default)
+}
+
 /// The cases by name.
-const CASES: &[(&str, fn())] = &[("random", random::random)];
+const CASES: &[(&str, fn())] = &[
+    ("random", random::random),
+    ("disk", disk::all),
+    ("disk-bytes", disk::bytes),
+    ("disk-errors", disk::errors),
+    ("disk-shrinks", disk::shrinks),
+    ("disk-impossible", disk::impossible),
+    ("disk-cost", disk::cost),
+    ("console-cost", disk::console_cost),
+];
