@@ -130,6 +130,21 @@ const FIGURES_KNOWN: &[Figure] = &[
         measure: || Ok(idle::count()?.at_most().ceil()),
     },
     Figure {
+        name: "guest_block_read",
+        unit: "instructions",
+        goal: Goal::AtMost(trip::BLOCK_AT_MOST as f64),
+        command: "a Guest reads the TSC, reads 4 KiB of a disk that is a file in the Host's \
+                  memory, reads the TSC again, in the same boot: the least of 300",
+        measure: || Ok(trips()?.devices[0] as f64),
+    },
+    Figure {
+        name: "guest_console_write",
+        unit: "instructions",
+        goal: Goal::AtMost(trip::CONSOLE_AT_MOST as f64),
+        command: "the same with 62 bytes to the console, which goes to a file in the Host's memory",
+        measure: || Ok(trips()?.devices[1] as f64),
+    },
+    Figure {
         name: "cr3_writes_per_trip",
         unit: "writes",
         goal: Goal::Exactly(trip::LOADS as f64),

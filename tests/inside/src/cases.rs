@@ -226,6 +226,11 @@ pub const CASES: &[Case] = &[
         drivers::disk_impossible,
     ),
     case(
+        "device-costs",
+        "the least instructions of a read from a disk and of a line on the console",
+        drivers::costs,
+    ),
+    case(
         "disk-locked",
         "a disk has one writer or many readers",
         drivers::disk_locked,

@@ -4,13 +4,14 @@
 
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 
 use super::{Bench, guests};
 use crate::guest::{Ended, Guest};
-use crate::host;
+use crate::host::{self, LAUNCHER};
 
 /// Runs the test Guest with these options of the Launcher's and these words, to a good end.
 fn drive(options: &[&str], words: &[&str]) -> Result<Ended> {
@@ -65,6 +66,12 @@ impl Scratch {
         let file = File::create(FILE)?;
         file.set_len(bytes)?;
         Ok(Self)
+    }
+
+    /// The name of another file beside it.
+    fn other(name: &str) -> Result<String> {
+        fs::create_dir_all("/tmp")?;
+        Ok(format!("/tmp/{name}"))
     }
 
     fn block(suffix: &str) -> String {
@@ -258,6 +265,27 @@ fn kill(guest: Guest) -> Result<()> {
     guest.signal(Signal::SIGKILL)?;
     guest.finish()?;
     Ok(())
+}
+
+/// What a read from a disk costs, and a line on the console; both go to files in memory.
+pub fn costs(bench: &mut Bench) -> Result<()> {
+    let _file = Scratch::new(64 << 10)?;
+    let ended = drive(&[&Scratch::block("")], &["case=disk-cost"])?;
+    let console = Scratch::other("console")?;
+    let guest = Command::new(LAUNCHER)
+        .args(["32", "/guests/drive", "case=console-cost"])
+        .stdin(Stdio::null())
+        .stdout(File::create(&console)?)
+        .status()?;
+    ensure!(guest.success(), "{guest}");
+    let printed = fs::read_to_string(&console)?;
+    fs::remove_file(console)?;
+    for line in ended.output.lines().chain(printed.lines()) {
+        if line.starts_with("good: ") {
+            bench.control.say("note", line.trim_end())?;
+        }
+    }
+    host::wait_until_free()
 }
 
 /// One file is one Guest's disk, or several Guests read it.
