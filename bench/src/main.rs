@@ -138,6 +138,13 @@ const FIGURES_KNOWN: &[Figure] = &[
         measure: || Ok(trips()?.devices[0] as f64),
     },
     Figure {
+        name: "guest_sector_read",
+        unit: "instructions",
+        goal: Goal::None,
+        command: "the same with the first 512 bytes of them",
+        measure: || Ok(trips()?.devices[2] as f64),
+    },
+    Figure {
         name: "guest_console_write",
         unit: "instructions",
         goal: Goal::AtMost(trip::CONSOLE_AT_MOST as f64),

@@ -255,6 +255,11 @@ pub fn cost() {
         // SAFETY: The buffer is ours and used for nothing else.
         unsafe { disk.transfer(READ, 8, &pieces) }.expect("a read");
     });
+    let piece = buffer.pieces(512);
+    least("sector read", || {
+        // SAFETY: As above.
+        unsafe { disk.transfer(READ, 8, &piece) }.expect("a read");
+    });
     let mut bytes = [0; 4096];
     least("block read by bytes", || {
         assert!(disk.read(4096, &mut bytes) == Ok(4096));
