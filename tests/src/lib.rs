@@ -13,6 +13,7 @@ pub mod checks;
 pub mod cleanup;
 pub mod control;
 pub mod counts;
+pub mod durable;
 pub mod errors;
 pub mod figures;
 pub mod fit;

@@ -59,6 +59,8 @@ pub struct Settings {
     pub plugin: Option<String>,
     /// Where the kernel's messages go.
     pub log: PathBuf,
+    /// A file that is a disk of its, if it is to have one: `/dev/vda` inside.
+    pub disk: Option<PathBuf>,
     /// Whether a debugger can be attached, see [`Machine::debugger`].
     pub debugger: bool,
 }
@@ -77,6 +79,7 @@ impl Settings {
             count_instructions: false,
             plugin: None,
             log: log.to_path_buf(),
+            disk: None,
             debugger: false,
         }
     }
@@ -404,6 +407,11 @@ fn command(settings: &Settings, folder: &Path) -> Command {
     }
     command.args(["-chardev", &format!("socket,id=qmp,path={}", at("qmp"))]);
     command.args(["-mon", "chardev=qmp,mode=control"]);
+    if let Some(disk) = &settings.disk {
+        let drive = format!("file={},format=raw,if=none,id=disk", disk.display());
+        command.args(["-drive", &drive]);
+        command.args(["-device", "virtio-blk-pci,drive=disk"]);
+    }
     if settings.debugger {
         let socket = format!("socket,id=gdb,path={},server=on,wait=off", at(DEBUGGER));
         command.args(["-chardev", &socket, "-gdb", "chardev:gdb"]);

@@ -842,6 +842,11 @@ pub const MEASURES: &[Case] = &[
         idle_counted::idle,
     ),
     case(
+        "disk-durable",
+        "a Guest that writes until somebody ends the machine",
+        launcher::durable,
+    ),
+    case(
         "symbols",
         "where the module's functions are",
         measures::symbols,

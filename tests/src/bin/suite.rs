@@ -15,7 +15,7 @@ use lguest_tests::cases::Runner;
 use lguest_tests::checks::{cargo_test, command};
 use lguest_tests::hosts::{KINDS, Kind};
 use lguest_tests::report::Report;
-use lguest_tests::{cleanup, errors, figures, fit, gdb, prompt, setup, trip};
+use lguest_tests::{cleanup, durable, errors, figures, fit, gdb, prompt, setup, trip};
 
 #[derive(Debug, Parser)]
 #[command(about = "Runs the tests; the last line says how many passed, failed and were skipped")]
@@ -61,6 +61,7 @@ fn suite(options: &Options) -> Result<bool> {
     home(&mut report, options)?;
     host(&mut report, options)?;
     unfit(&mut report, options)?;
+    durable::test(&mut report)?;
     gdb::test(&mut report)?;
     round_trip(&mut report)?;
     Ok(report.end())
@@ -83,11 +84,12 @@ fn forget_old_logs(directory: &Path) {
 }
 
 /// The sections beside the kinds of Host.
-const OTHERS: [&str; 9] = [
+const OTHERS: [&str; 10] = [
     "tools",
     "book",
     "workspace",
     "prompt",
+    durable::SECTION,
     gdb::SECTION,
     errors::SECTION,
     fit::SECTION,

@@ -9,6 +9,7 @@
 extern crate alloc;
 
 mod disk;
+mod durable;
 mod random;
 
 use guest::abi::hypercall::Shutdown;
@@ -49,6 +50,7 @@ const CASES: &[(&str, fn())] = &[
     ("disk-errors", disk::errors),
     ("disk-shrinks", disk::shrinks),
     ("disk-impossible", disk::impossible),
+    ("disk-durable", durable::durable),
     ("disk-cost", disk::cost),
     ("console-cost", disk::console_cost),
 ];

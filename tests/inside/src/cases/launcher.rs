@@ -3,6 +3,7 @@
 //! The Launcher: what it is given at the start, its two processes, and what it may still do later.
 
 use std::fs;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 use std::thread;
@@ -15,7 +16,7 @@ use nix::sys::stat::{Mode, SFlag, mknod, stat};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use super::Bench;
+use super::{Bench, NotHere};
 use crate::guest::{Guest, child_of, patience, state_and_parent};
 use crate::host;
 use crate::random::Random;
@@ -455,4 +456,61 @@ pub fn names(_: &mut Bench) -> Result<()> {
         .expect_error("I was at 0xffffffff80")?
         .expect_error("probe::disk::named+0x1\n")?;
     host::wait_until_free()
+}
+
+/// Has Linux answer 0 to `fdatasync()` without doing it, in this process and its children: a filter
+/// whose verdict is an error of number 0.
+fn cheat() -> std::io::Result<()> {
+    let statement = |code: u32, k: u32| libc::sock_filter {
+        code: code as u16,
+        jt: 0,
+        jf: 0,
+        k,
+    };
+    let jump = |k, jt, jf| libc::sock_filter {
+        code: (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16,
+        jt,
+        jf,
+        k,
+    };
+    let mut program = [
+        // The number of the system call is the first word of what the filter sees.
+        statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0),
+        jump(libc::SYS_fdatasync as u32, 0, 1),
+        statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ERRNO),
+        statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog {
+        len: program.len() as u16,
+        filter: program.as_mut_ptr(),
+    };
+    // SAFETY: The call reads the program, which is there until it returns.
+    let done = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program) };
+    nix::errno::Errno::result(done)?;
+    Ok(())
+}
+
+/// A Guest that writes to a disk of this machine, and a note for each round that is on it for good.
+/// This ends when somebody ends the machine; see `tests/src/durable.rs`.
+pub fn durable(bench: &mut Bench) -> Result<()> {
+    host::load_module()?;
+    let disk = "/dev/vda";
+    if !Path::new(disk).exists() {
+        return Err(NotHere(format!("this machine has no {disk}")).into());
+    }
+    // Linux would write to the disk by itself after a while.
+    fs::write("/proc/sys/vm/dirty_writeback_centisecs", "0")?;
+    let block = format!("--block={disk}");
+    let mut command = Command::new(host::LAUNCHER);
+    command.args([&block, "32", "/guests/drive", "case=disk-durable"]);
+    if bench.words.iter().any(|word| word == "cheated") {
+        // SAFETY: Between fork and exec one system call is made, which allocates nothing.
+        unsafe { command.pre_exec(cheat) };
+    }
+    let guest = Guest::start(&mut command)?;
+    for round in 1.. {
+        guest.wait_for(&format!("durable {round}\n"))?;
+        bench.control.say("note", &round.to_string())?;
+    }
+    Ok(())
 }
