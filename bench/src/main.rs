@@ -16,6 +16,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
 use lguest_tests::artifacts::{self, root};
 use lguest_tests::cleanup;
+use lguest_tests::costs::{self, Costs};
 use lguest_tests::figures::{FIGURES, Goal};
 use lguest_tests::idle;
 use lguest_tests::trip::{self, Counted};
@@ -150,6 +151,65 @@ const FIGURES_KNOWN: &[Figure] = &[
         goal: Goal::AtMost(trip::CONSOLE_AT_MOST as f64),
         command: "the same with 62 bytes to the console, which goes to a file in the Host's memory",
         measure: || Ok(trips()?.devices[1] as f64),
+    },
+    Figure {
+        name: "program_null_call",
+        unit: "instructions",
+        goal: Goal::None,
+        command: "a program of the Guest's (`bench`) reads the TSC, asks for its pid, reads the TSC \
+                  again, under `-icount shift=0,sleep=off`: the least of 1,000",
+        measure: || cost("guest null_call"),
+    },
+    Figure {
+        name: "linux_null_call",
+        unit: "instructions",
+        goal: Goal::None,
+        command: "the same by a program of the Host's Linux, in the same boot",
+        measure: || cost("linux null_call"),
+    },
+    Figure {
+        name: "program_fault",
+        unit: "instructions",
+        goal: Goal::None,
+        command: "the same two programs: the first write to a page of the heap, the least of 1,000",
+        measure: || cost("guest fault"),
+    },
+    Figure {
+        name: "linux_fault",
+        unit: "instructions",
+        goal: Goal::None,
+        command: "the other of the two",
+        measure: || cost("linux fault"),
+    },
+    Figure {
+        name: "program_fork_exit_wait",
+        unit: "instructions",
+        goal: Goal::None,
+        command: "the same two programs: a process that only ends, and waiting for it, the least of \
+                  100",
+        measure: || cost("guest fork_exit_wait"),
+    },
+    Figure {
+        name: "linux_fork_exit_wait",
+        unit: "instructions",
+        goal: Goal::None,
+        command: "the other of the two",
+        measure: || cost("linux fork_exit_wait"),
+    },
+    Figure {
+        name: "program_pipe_ping_pong",
+        unit: "instructions",
+        goal: Goal::None,
+        command: "the same two programs: a byte through a pipe to another process and one back, the \
+                  least of 1,000",
+        measure: || cost("guest pipe_ping_pong"),
+    },
+    Figure {
+        name: "linux_pipe_ping_pong",
+        unit: "instructions",
+        goal: Goal::None,
+        command: "the other of the two",
+        measure: || cost("linux pipe_ping_pong"),
     },
     Figure {
         name: "cr3_writes_per_trip",
@@ -292,6 +352,17 @@ fn trips() -> Result<Counted> {
     }
     let counted = trip::count()?;
     Ok(*COUNTED.get_or_init(|| counted))
+}
+
+/// What programs pay, counted once.
+fn cost(what: &str) -> Result<f64> {
+    static COSTS: OnceLock<Costs> = OnceLock::new();
+    if COSTS.get().is_none() {
+        let costs = costs::count()?;
+        COSTS.get_or_init(|| costs);
+    }
+    let cost = COSTS.get().and_then(|costs| costs.get(what));
+    Ok(*cost.with_context(|| format!("nothing about {what}"))? as f64)
 }
 
 /// How often a trip loads something. The path is followed once, and must have as many instructions

@@ -12,6 +12,7 @@ pub mod chapters;
 pub mod checks;
 pub mod cleanup;
 pub mod control;
+pub mod costs;
 pub mod counts;
 pub mod durable;
 pub mod errors;

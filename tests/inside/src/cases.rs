@@ -32,6 +32,7 @@ mod newborn;
 mod nonsense;
 mod own_segments;
 mod processes;
+mod programs;
 mod reasons;
 mod reclaim;
 mod requests;
@@ -709,6 +710,36 @@ pub const CASES: &[Case] = &[
         launcher::initial_disk,
     ),
     case(
+        "shell",
+        "the Guest's shell: words, jobs, files, statuses and mistakes",
+        programs::shell,
+    ),
+    case(
+        "shell-interrupt",
+        "what `^C` ends, and what it does not",
+        programs::interrupt,
+    ),
+    case(
+        "program-files",
+        "programs that work on files, their output to the letter",
+        programs::files,
+    ),
+    case(
+        "program-machine",
+        "programs about the machine, sleep, kill and halt",
+        programs::machine,
+    ),
+    case(
+        "program-stress",
+        "forks with no frame lost, copies apart, faults that end one program",
+        programs::stress,
+    ),
+    case(
+        "program-share",
+        "processes that compute share the processor fairly",
+        programs::share,
+    ),
+    case(
         "lives",
         "restarts when every file that was named has gone",
         launcher::lives,
@@ -820,6 +851,11 @@ pub const MEASURES: &[Case] = &[
         "recorded-round-trip",
         "the same while every exit is recorded",
         measures::recorded_round_trip,
+    ),
+    case(
+        "program-costs",
+        "what a Guest's program pays, and one of this Linux",
+        programs::costs,
     ),
     case(
         "kvm-round-trip",

@@ -197,6 +197,20 @@ impl Guest {
         Self::launch(&[&["16", "/guests/probe"], words].concat())
     }
 
+    /// All that the Guest has printed, once `done` says so of it.
+    ///
+    /// # Errors
+    ///
+    /// When it ends before, or takes too long.
+    pub fn output_until(&self, done: impl Fn(&str) -> bool) -> Result<String> {
+        let (so_far, met) = self.output.wait(patience(), done);
+        if met {
+            return Ok(so_far);
+        }
+        let errors = self.errors.wait(Duration::ZERO, |_| false).0;
+        bail!("waited in vain; the Guest printed {so_far:?}, its Launcher {errors:?}")
+    }
+
     /// Waits until the Guest has printed `text`.
     ///
     /// # Errors

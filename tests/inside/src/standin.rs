@@ -7,6 +7,7 @@
 //! of its own, and its end shows what the Host gives back.
 
 mod calls;
+mod costs;
 mod exchange;
 mod leaving;
 mod lent;
@@ -32,6 +33,7 @@ type Body = fn(&[String]) -> Result<()>;
 
 /// All stand-ins by name.
 const STAND_INS: &[(&str, Body)] = &[
+    ("costs", costs::costs),
     ("lengths", calls::lengths),
     ("vectors", calls::vectors),
     ("others", calls::others),
