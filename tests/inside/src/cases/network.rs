@@ -484,6 +484,8 @@ pub fn refused(_: &mut Bench) -> Result<()> {
     }
     let nobody = ["--tunnet=192.168.19.1", "16", "/guests/wire", "case=answer"];
     let ended = Guest::launch_as_nobody(&nobody)?.finish()?;
-    ended.expect_code(3)?.expect_error("not allowed to")?;
+    ended
+        .expect_code(3)?
+        .expect_error("--tunnet: not allowed to open /dev/net/tun; be root")?;
     host::wait_until_free()
 }
