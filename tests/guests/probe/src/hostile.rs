@@ -19,13 +19,13 @@ pub fn hostile() {
     println!("lived on; the answer was {answer:#x}");
 }
 
-/// A number, decimal or `0x`, or a place relative to the end of memory.
+/// A number, decimal or `0x`, or a place relative to the end of memory and devices.
 fn argument(text: &str) -> u64 {
     let number = |digits: &str| match digits.strip_prefix("0x") {
         Some(digits) => u64::from_str_radix(digits, 16).expect("a number"),
         None => digits.parse().expect("a number"),
     };
-    let end = boot::info().memory_bytes;
+    let end = boot::end();
     if text == "root" {
         memory::first_root()
     } else if let Some(rest) = text.strip_prefix("end-") {

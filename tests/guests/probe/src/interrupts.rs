@@ -133,7 +133,7 @@ pub fn while_off() {
 /// Offers the Launcher a record that leads out of memory. Does not come back once it is used.
 pub fn bad_record() {
     console::bind_input();
-    console::spoil_input(boot::info().memory_bytes - 8, 16);
+    console::spoil_input(boot::end() - 8, 16);
     hypercall::enable_interrupts();
     println!("waiting");
     while came() == 0 {

@@ -174,8 +174,8 @@ pub fn walls() {
             }
         }
     }
-    // Beyond the end of its own memory in the linear map.
-    let end = abi::boot::LINEAR_BASE + rt::boot::info().memory_bytes;
+    // Beyond the end of its own memory and devices in the linear map.
+    let end = abi::boot::LINEAR_BASE + rt::boot::end();
     let fault = traps::attempt_read(end).expect_err("memory beyond the end was read");
     assert!(fault.vector == 14 && fault.error == 0, "{fault:?}");
     // An own page-table entry that points at an address beyond the end must not give anything:

@@ -2,7 +2,9 @@
 
 //! What the Launcher left in memory.
 
+use abi::addresses::PAGE_SIZE;
 use abi::boot::{BOOT_INFO, BOOT_MAGIC, BootInfo, COMMAND_LINE, LINEAR_BASE};
+use abi::devices::{Descriptor, MAX_DEVICES};
 
 /// What the Launcher says of the machine.
 pub fn info() -> BootInfo {
@@ -15,6 +17,23 @@ pub fn info() -> BootInfo {
         info.magic
     );
     info
+}
+
+/// The end of all that belongs to this Guest, guest-physical: its memory, and behind it the page of
+/// descriptors and the pages of the devices.
+pub fn end() -> u64 {
+    let info = info();
+    if info.devices == 0 {
+        return info.memory_bytes;
+    }
+    let list = (LINEAR_BASE + info.devices) as *const Descriptor;
+    let own = |index| {
+        // SAFETY: The Launcher has put a whole page of them there.
+        let descriptor = unsafe { list.add(index).read_volatile() };
+        descriptor.first + u64::from(descriptor.pages) * PAGE_SIZE
+    };
+    let last = (0..MAX_DEVICES).map(own).max().unwrap_or(0);
+    last.max(info.devices + PAGE_SIZE)
 }
 
 /// The command line.

@@ -163,6 +163,9 @@ pub fn disk(bench: &mut Bench) -> Result<()> {
 pub fn disk_waits(bench: &mut Bench) -> Result<()> {
     let _file = Scratch::new(8 << 20)?;
     let device = Loop::new(FILE)?;
+    // Linux would read ahead, and what it has read makes nobody wait.
+    let name = device.1.rsplit('/').next().unwrap_or_default();
+    fs::write(format!("/sys/block/{name}/queue/read_ahead_kb"), "0")?;
     let seed = bench.seed();
     host::load_module()?;
     let block = format!("--block={}", device.1);

@@ -81,9 +81,10 @@ pub fn walls(bench: &mut Bench) -> Result<()> {
     bench
         .control
         .say("note", ended.output.lines().next().unwrap_or_default())?;
-    // Entries that lead out of memory: just beyond it, at the Host's first megabyte of real
-    // memory if addresses were taken for real ones, and at the highest frame there can be.
-    for beyond in ["0x1000000", "0x100000000", "0xffffffffff000"] {
+    // Entries that lead out of memory: just beyond it and the page of descriptors behind it, at
+    // the Host's first megabyte of real memory if addresses were taken for real ones, and at the
+    // highest frame there can be.
+    for beyond in ["0x1001000", "0x100000000", "0xffffffffff000"] {
         let ended = run(&["case=walls", &format!("beyond={beyond}")])?;
         ended
             .expect_code(KILLED)?

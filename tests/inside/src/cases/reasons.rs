@@ -40,8 +40,8 @@ struct Line {
     says: String,
 }
 
-/// Bytes of memory of the test Guest under the real Launcher.
-const PROBE_END: u64 = 16 << 20;
+/// The end of the test Guest's memory under the real Launcher, with the page of descriptors.
+const PROBE_END: u64 = (16 << 20) + PAGE;
 /// A data segment of ring 3, as a Guest may have it.
 const GOOD: u64 = 0x00cf_f300_0000_ffff;
 /// Descriptors that it may not have, and what the Host says of them.
