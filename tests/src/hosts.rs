@@ -38,7 +38,8 @@ pub struct Kind {
     pub patience: u32,
     /// Whether it is tried in the long set only (or when asked for by name).
     pub long: bool,
-    /// An ordinary run takes one in so many of the cases; 1 is all of them.
+    /// An ordinary run takes one in so many of the cases, and of the slow ones fewer; 1 is all but
+    /// of those.
     pub one_in: u64,
     /// What the machine must say of itself when it is up; see `inside::host::facts`.
     pub facts: &'static [&'static str],
@@ -209,6 +210,31 @@ const HIGH: [&str; 12] = [
     "lent",
 ];
 const HIGH_ALWAYS: &str = "high";
+/// The cases that take five seconds and more on the first kind, each; an ordinary run takes fewer
+/// of these.
+const SLOW: [&str; 19] = [
+    "device-storm",
+    "fpu-busy",
+    "idle",
+    "initial-disk",
+    "killed-anywhere",
+    "kvm-after",
+    "leaks",
+    "leaving-signals",
+    "leaving-suspend",
+    "lent",
+    "net-pressure",
+    "net-programs",
+    "net-scribbler",
+    "programs-fork",
+    "reasons",
+    "ring-scribbled",
+    "spin",
+    "sweep",
+    "timer-storm",
+];
+/// One in so many of those that would have been taken.
+const SLOW_ONE_IN: u64 = 4;
 
 impl Kind {
     /// The kind of that name, with `host-` or without.
@@ -239,7 +265,11 @@ impl Kind {
             || (self.kernel == Kernel::Checked && CHECKED_ALWAYS.contains(&case))
             || (self.is_large() && case == LARGE_ONLY)
             || (self.is_high() && case == HIGH_ALWAYS)
-            || sample::chosen(commit, &format!("{}/{case}", self.section), self.one_in)
+            || sample::chosen(
+                commit,
+                &format!("{}/{case}", self.section),
+                self.one_in * if SLOW.contains(&case) { SLOW_ONE_IN } else { 1 },
+            )
     }
 
     /// Why it cannot be tried here, if so. What can be fetched is fetched.
@@ -460,6 +490,17 @@ mod tests {
                 .filter(|kind| kind.section.starts_with(one.section));
             assert_eq!(like.count(), 1, "{}", one.section);
         }
+    }
+
+    #[test]
+    fn slow_cases_exist_and_have_their_turn() {
+        let commits: Vec<String> = (0..100).map(|n| format!("commit {n}")).collect();
+        for slow in SLOW {
+            assert!(inside::cases::find(slow).is_some(), "{slow}");
+            let taken = commits.iter().filter(|commit| FIRST.samples(commit, slow));
+            assert!((5..60).contains(&taken.count()), "{slow}");
+        }
+        assert!(commits.iter().all(|commit| FIRST.samples(commit, "memory")));
     }
 
     #[test]

@@ -25,6 +25,7 @@ mod hypercalls;
 pub mod idle;
 pub mod initramfs;
 pub mod initrd;
+pub mod list;
 pub mod machine;
 pub mod prompt;
 pub mod remote;

@@ -2,6 +2,7 @@
 
 //! What a run of the tests prints, and what it keeps.
 
+use std::cell::RefCell;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -16,6 +17,8 @@ pub struct Report {
     failures: Vec<String>,
     directory: PathBuf,
     filter: Option<String>,
+    /// What is to be printed with the next result, where others print at the same time.
+    held: Option<RefCell<String>>,
 }
 
 impl Report {
@@ -26,6 +29,42 @@ impl Report {
             failures: Vec::new(),
             directory,
             filter,
+            held: None,
+        }
+    }
+
+    /// A report of the same kind for something that goes on beside this: what it says of one test
+    /// is printed in one piece. It comes back by [`Report::join`].
+    pub fn apart(&self) -> Self {
+        Self {
+            held: Some(RefCell::default()),
+            ..Self::new(self.directory.clone(), self.filter.clone())
+        }
+    }
+
+    /// Takes in what was found beside this.
+    pub fn join(&mut self, other: Self) {
+        other.flush();
+        self.counts += other.counts;
+        self.failures.extend(other.failures);
+    }
+
+    /// Prints a line, or keeps it for [`Report::flush`].
+    fn say(&self, line: &str) {
+        match &self.held {
+            Some(held) => {
+                let mut held = held.borrow_mut();
+                held.push_str(line);
+                held.push('\n');
+            }
+            None => println!("{line}"),
+        }
+    }
+
+    /// Prints what was kept.
+    fn flush(&self) {
+        if let Some(held) = &self.held {
+            print!("{}", held.take());
         }
     }
 
@@ -58,40 +97,45 @@ impl Report {
 
     /// Begins a section.
     pub fn section(&self, title: &str) {
-        println!("\n{title}");
+        self.say(&format!("\n{title}"));
+        self.flush();
     }
 
     /// Says something that is neither good nor bad.
     pub fn remark(&self, text: &str) {
-        println!("     {text}");
+        self.say(&format!("     {text}"));
     }
 
     /// A test has passed.
     pub fn pass(&mut self, name: &str) {
         self.counts.passed += 1;
-        println!("ok   {name}");
+        self.say(&format!("ok   {name}"));
+        self.flush();
     }
 
     /// Many tests have passed whose names are not worth a line each.
     pub fn pass_many(&mut self, what: &str, count: usize) {
         self.counts.passed += count;
-        println!("ok   {what}: {count}");
+        self.say(&format!("ok   {what}: {count}"));
+        self.flush();
     }
 
     /// A test was not run.
     pub fn skip(&mut self, name: &str, why: &str) {
         self.counts.skipped += 1;
-        println!("skip {name}: {why}");
+        self.say(&format!("skip {name}: {why}"));
+        self.flush();
     }
 
     /// A test has failed; `log` is where the whole story is.
     pub fn fail(&mut self, name: &str, why: &str, log: &Path) {
         self.counts.failed += 1;
-        println!("FAIL {name}");
+        self.say(&format!("FAIL {name}"));
         for line in why.lines() {
-            println!("     {line}");
+            self.say(&format!("     {line}"));
         }
-        println!("     log: {}", log.display());
+        self.say(&format!("     log: {}", log.display()));
+        self.flush();
         self.failures
             .push(format!("{name} (log: {})", log.display()));
     }
@@ -149,6 +193,25 @@ mod tests {
         assert!(with("host-5/h").wants("host-5", "hello"));
         assert!(!with("host-4").wants("host-5", "hello"));
         assert!(Report::new(PathBuf::new(), None).wants("a", "b"));
+    }
+
+    #[test]
+    fn what_was_found_beside_is_taken_in() {
+        let mut report = with("host");
+        report.pass("host-5/hello");
+        let mut apart = report.apart();
+        assert!(apart.wants("host-4", "hello") && !apart.wants("tools", "hello"));
+        apart.remark("said of host-4/hello");
+        apart.fail("host-4/hello", "why", Path::new("/nowhere/log"));
+        apart.skip("host-4/walls", "why");
+        report.join(apart);
+        let counts = report.counts();
+        assert_eq!(
+            (counts.passed, counts.failed, counts.skipped),
+            (1, 1, 1),
+            "{counts}"
+        );
+        assert!(!report.end());
     }
 
     #[test]

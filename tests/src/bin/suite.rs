@@ -9,11 +9,10 @@ use std::time::Instant;
 
 use anyhow::Result;
 use clap::Parser;
-use inside::cases::CASES;
 use lguest_tests::artifacts::{self, Artifacts, root};
-use lguest_tests::cases::Runner;
 use lguest_tests::checks::{cargo_test, command};
-use lguest_tests::hosts::{KINDS, Kind};
+use lguest_tests::hosts::KINDS;
+use lguest_tests::list::{self, List};
 use lguest_tests::report::Report;
 use lguest_tests::{cleanup, durable, errors, figures, fit, gdb, prompt, setup, trip};
 
@@ -237,13 +236,7 @@ fn workspace(report: &mut Report, long: bool) -> Result<()> {
 /// The cases in the machine, on every kind of Host, and the user's side of it.
 fn host(report: &mut Report, options: &Options) -> Result<()> {
     let commit = artifacts::commit();
-    let mut plan = Vec::new();
-    for kind in KINDS {
-        let names = wanted(report, options, kind, &commit);
-        if !names.is_empty() {
-            plan.push((kind, names));
-        }
-    }
+    let plan = list::plan(report, options.filter.as_deref(), options.long, &commit);
     let prompts: Vec<_> = prompt::TESTS
         .iter()
         .filter(|test| report.wants("prompt", test.name))
@@ -251,11 +244,12 @@ fn host(report: &mut Report, options: &Options) -> Result<()> {
     if plan.is_empty() && prompts.is_empty() {
         return Ok(());
     }
-    let artifacts = Artifacts::collect()?.with_test_guests()?;
-    for (kind, names) in plan {
-        let sampled = options.filter.is_none().then_some(commit.as_str());
-        on(report, &artifacts, kind, &names, (sampled, options.long))?;
-    }
+    let list = List {
+        artifacts: Artifacts::collect()?.with_test_guests()?,
+        sampled: options.filter.is_none().then_some(commit),
+        long: options.long,
+    };
+    list.run(report, plan)?;
     report.section("prompt: what a user sees");
     for test in prompts {
         test.run(report)?;
@@ -266,18 +260,14 @@ fn host(report: &mut Report, options: &Options) -> Result<()> {
 /// The list of cases on every kind of Host, so many times, or up to the first round in which
 /// something fails.
 fn repeat(report: &mut Report, options: &Options, times: u32) -> Result<()> {
-    let artifacts = Artifacts::collect()?.with_test_guests()?;
+    let list = List {
+        artifacts: Artifacts::collect()?.with_test_guests()?,
+        sampled: None,
+        long: options.long,
+    };
     for round in 1..=times {
         let begun = Instant::now();
-        for kind in KINDS.iter().filter(|kind| options.long || !kind.long) {
-            let names = CASES.iter().map(|case| case.name);
-            let wanted: Vec<_> = names
-                .filter(|name| kind.takes(name) && report.wants(kind.section, name))
-                .collect();
-            if !wanted.is_empty() {
-                on(report, &artifacts, kind, &wanted, (None, options.long))?;
-            }
-        }
+        list.run(report, list::whole(report, options.long))?;
         let seconds = begun.elapsed().as_secs();
         let counts = report.counts();
         println!("\nround {round} of {times}: {counts} so far, {seconds} s");
@@ -286,66 +276,6 @@ fn repeat(report: &mut Report, options: &Options, times: u32) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// The names of the cases that this run tries on a kind of Host.
-fn wanted(report: &Report, options: &Options, kind: &Kind, commit: &str) -> Vec<&'static str> {
-    let filter = options.filter.as_deref();
-    // A kind of the long set is taken when it is asked for by its name.
-    let named = filter.is_some_and(|filter| filter.starts_with(kind.section));
-    if kind.long && !options.long && !named {
-        return Vec::new();
-    }
-    let all = options.long || filter.is_some();
-    CASES
-        .iter()
-        .map(|case| case.name)
-        .filter(|name| kind.takes(name) && report.wants(kind.section, name))
-        .filter(|name| all || kind.samples(commit, name))
-        .collect()
-}
-
-/// Runs cases on one kind of Host; `sampled` by a commit if they may be a sample; `long` if each
-/// may take longer than usual.
-fn on(
-    report: &mut Report,
-    artifacts: &Artifacts,
-    kind: &'static Kind,
-    names: &[&str],
-    (sampled, long): (Option<&str>, bool),
-) -> Result<()> {
-    let Kind { section, about, .. } = kind;
-    match kind.missing() {
-        Ok(None) => {}
-        Ok(Some(why)) => {
-            report.section(&format!("{section}: {about}"));
-            report.skip(section, &why);
-            return Ok(());
-        }
-        Err(error) => {
-            report.section(&format!("{section}: {about}"));
-            let why = format!("{error:#}");
-            let log = report.keep(section, "set-up", why.as_bytes())?;
-            report.fail(section, &why, &log);
-            return Ok(());
-        }
-    }
-    let version = kind.qemu.version()?;
-    report.section(&format!("{section}: {about}; QEMU {version}"));
-    match sampled {
-        Some(commit) if names.len() < CASES.len() => report.remark(&format!(
-            "a sample of {} of {} cases, chosen by commit {commit}; all with --long",
-            names.len(),
-            CASES.len()
-        )),
-        _ => {}
-    }
-    let mut runner = Runner::new(artifacts, kind)?;
-    runner.long = long;
-    for name in names {
-        runner.run(report, name)?;
-    }
-    runner.end()
 }
 
 /// Faults on purpose, each to be reported at its chapter's line.

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 
 use super::{Bench, guests};
-use crate::guest::{Ended, Guest};
+use crate::guest::Guest;
 use crate::{host, kvm};
 
 /// The round trip of a hypercall of ours.
@@ -30,9 +30,12 @@ fn measured(bench: &mut Bench, case: &str, good: &str) -> Result<()> {
     Ok(())
 }
 
-/// A Guest of so many rounds that is recorded from somewhere in the middle on, unless it has ended
-/// before that.
-fn recorded(rounds: usize) -> Result<Option<Ended>> {
+/// How many rounds at the end all have to be recorded.
+const LAST: usize = 10;
+
+/// A Guest of so many rounds that is recorded from somewhere in the middle on: what each round
+/// took, unless fewer than [`LAST`] came after that.
+fn recorded(rounds: usize) -> Result<Option<Vec<u64>>> {
     let guest = Guest::probe(&["case=round-trip", &format!("rounds={rounds}")])?;
     let pid = guest.pid().as_raw().cast_unsigned();
     guest.wait_for("round 0: ")?;
@@ -40,32 +43,35 @@ fn recorded(rounds: usize) -> Result<Option<Ended>> {
     let on = |folder: &PathBuf| fs::write(folder.join("record"), "1").is_ok();
     let recorded = folders.first().is_some_and(on);
     let ended = guest.finish()?;
-    Ok(recorded.then_some(ended))
+    ended
+        .expect_code(guests::OFF)?
+        .expect_output("good: round trip ")?;
+    let of_round = |line: &str| -> Option<u64> {
+        let (_, counts) = line.strip_prefix("round ")?.split_once(": ")?;
+        counts.split_once(" to ")?.0.parse().ok()
+    };
+    let counts: Vec<u64> = ended.output.lines().filter_map(of_round).collect();
+    // The first rounds are from before.
+    let before = *counts.first().context("no rounds")?;
+    let after = counts.iter().rev().take_while(|count| **count != before);
+    Ok((recorded && after.count() >= LAST).then_some(counts))
 }
 
 /// The round trip of a hypercall while every exit is recorded.
 pub fn recorded_round_trip(bench: &mut Bench) -> Result<()> {
     host::load_module()?;
     // Counted this way, the machine gives this processor its turn when it likes; the Guest may have
-    // ended by then.
-    let recorded = [1000, 4000, 16000]
+    // ended by then, or all but ended.
+    let rounds = [1000, 4000, 16000]
         .into_iter()
         .find_map(|rounds| recorded(rounds).transpose());
-    let ended = recorded.context("the Guest is always too early")??;
-    ended
-        .expect_code(guests::OFF)?
-        .expect_output("good: round trip ")?;
-    // The first rounds are from before.
-    let of_round = |line: &str| -> Option<u64> {
-        let (_, counts) = line.strip_prefix("round ")?.split_once(": ")?;
-        counts.split_once(" to ")?.0.parse().ok()
-    };
-    let rounds: Vec<u64> = ended.output.lines().filter_map(of_round).collect();
-    let last = rounds.last_chunk::<10>().context("too few rounds")?;
+    let rounds = rounds.context("the Guest is always too early")??;
+    let last = rounds.last_chunk::<LAST>().context("too few rounds")?;
     let least = last.iter().min().context("no rounds")?;
     ensure!(
         last.iter().all(|count| count == least) && rounds[0] < *least,
-        "rounds that differ: {rounds:?}"
+        "rounds that differ: {last:?}, the first {}",
+        rounds[0]
     );
     let note = format!("good: recorded round trip {least}");
     bench.control.say("note", &note)
