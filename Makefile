@@ -95,8 +95,8 @@ test: setup programs ## the cheap tests and a sample of the others
 test-long: setup-long programs ## all tests, under the debug kernels too
 	@$(ENV) $(TESTS) suite -- --long
 
-test-list: setup programs ## the cases in QEMU, all kinds of Host, N=10 times in a row
-	@$(ENV) $(TESTS) suite -- --repeat $(or $(N),10)
+test-list: setup programs ## the cases in QEMU, N=10 times in a row, on all kinds of Host or KINDS=...
+	@$(ENV) $(TESTS) suite -- --repeat $(or $(N),10) $(KINDS)
 
 bench: setup programs ## measure, and write bench/figures.json
 	@$(ENV) bench/measure

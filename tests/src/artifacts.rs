@@ -86,30 +86,42 @@ pub fn kernel_image() -> Result<PathBuf> {
     Ok(image)
 }
 
+/// Cargo, about to build one of our packages; gives the folder that it goes to, too.
+fn cargo_build(package: &str) -> (Command, PathBuf) {
+    let target = target_directory();
+    let mut command = Command::new(env!("CARGO"));
+    command
+        .current_dir(root())
+        .args(["build", "--quiet", "--release", "--package", package])
+        .arg("--target-dir")
+        .arg(&target);
+    (command, target)
+}
+
+/// Builds one of our packages for this machine; gives the folder that it is in.
+///
+/// # Errors
+///
+/// When the build fails.
+pub fn build(package: &str) -> Result<PathBuf> {
+    let (mut command, target) = cargo_build(package);
+    let status = command.status().context("cannot start cargo")?;
+    ensure!(status.success(), "building {package} failed");
+    Ok(target.join("release"))
+}
+
 /// Builds the program that is `/init` in the machine; gives its path.
 ///
 /// # Errors
 ///
 /// When the build fails.
 pub fn build_inside() -> Result<PathBuf> {
-    let target = target_directory();
-    let status = Command::new(env!("CARGO"))
-        .current_dir(root())
-        .args([
-            "build",
-            "--quiet",
-            "--release",
-            "--package",
-            "inside",
-            "--target",
-            HOST_TARGET,
-        ])
-        .arg("--target-dir")
-        .arg(&target)
-        // The machine has no C library to load.
-        .env("RUSTFLAGS", "-Ctarget-feature=+crt-static")
-        .status()
-        .context("cannot start cargo")?;
+    let (mut command, target) = cargo_build("inside");
+    // The machine has no C library to load.
+    command
+        .args(["--target", HOST_TARGET])
+        .env("RUSTFLAGS", "-Ctarget-feature=+crt-static");
+    let status = command.status().context("cannot start cargo")?;
     ensure!(status.success(), "building the program inside failed");
     Ok(target.join(HOST_TARGET).join("release/inside"))
 }

@@ -35,16 +35,16 @@ pub fn command(
     Ok(())
 }
 
-/// Runs `cargo test` and counts every test of it. The command gets the filter's rest.
+/// Runs `cargo test` and counts every test of it. The command gets the filters' rests.
 ///
 /// # Errors
 ///
 /// When its log cannot be kept.
 pub fn cargo_test(report: &mut Report, section: &str, command: &mut Command) -> Result<()> {
-    let Some(filter) = report.wants_section(section).map(str::to_owned) else {
+    let Some(filters) = report.wants_section(section) else {
         return Ok(());
     };
-    command.args(["--no-fail-fast", "--", &filter]);
+    command.args(["--no-fail-fast", "--"]).args(filters);
     let (text, good) = run(command);
     let log = report.keep(section, "cargo-test", text.as_bytes())?;
     let mut passed = 0;

@@ -7,13 +7,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use inside::cases::idle_counted::MARK;
 
-use crate::artifacts::{self, Artifacts, root, target_directory};
+use crate::artifacts::{self, Artifacts};
 use crate::machine::{Machine, Settings};
 use crate::trip::{self, BOOT};
 
@@ -64,22 +63,7 @@ impl Counted {
 
 /// The plugin, built if need be.
 fn counter() -> Result<PathBuf> {
-    let target = target_directory();
-    let status = Command::new(env!("CARGO"))
-        .current_dir(root())
-        .args([
-            "build",
-            "--quiet",
-            "--release",
-            "--package",
-            "lguest-counter",
-        ])
-        .arg("--target-dir")
-        .arg(&target)
-        .status()
-        .context("cannot start cargo")?;
-    ensure!(status.success(), "building the counter failed");
-    Ok(target.join("release/liblguest_counter.so"))
+    Ok(artifacts::build("lguest-counter")?.join("liblguest_counter.so"))
 }
 
 /// Has it counted.

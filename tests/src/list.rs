@@ -29,30 +29,18 @@ const MACHINES: &str = "LGUEST_MACHINES";
 /// A kind of Host, and the cases to be tried on it.
 pub type Plan = Vec<(&'static Kind, Vec<&'static str>)>;
 
-/// What an ordinary run tries, or with `long` a long one; `filter` is the report's.
-pub fn plan(report: &Report, filter: Option<&str>, long: bool, commit: &str) -> Plan {
-    let all = long || filter.is_some();
-    let kinds = KINDS.iter().filter(|kind| {
-        // A kind of the long set is taken when it is asked for by its name.
-        let named = filter.is_some_and(|filter| filter.starts_with(kind.section));
-        long || named || !kind.long
-    });
-    of(report, kinds, |kind, name| {
-        all || kind.samples(commit, name)
-    })
+/// What an ordinary run tries, or with `long` a long one.
+pub fn plan(report: &Report, long: bool, commit: &str) -> Plan {
+    let all = long || report.is_filtered();
+    of(report, long, |kind, name| all || kind.samples(commit, name))
 }
 
-/// Every case on every kind of Host, those of the long set only if it is asked for.
+/// Every case on every kind of Host, those of the long set only if they are asked for.
 pub fn whole(report: &Report, long: bool) -> Plan {
-    let kinds = KINDS.iter().filter(|kind| long || !kind.long);
-    of(report, kinds, |_, _| true)
+    of(report, long, |_, _| true)
 }
 
-fn of(
-    report: &Report,
-    kinds: impl Iterator<Item = &'static Kind>,
-    taken: impl Fn(&Kind, &str) -> bool,
-) -> Plan {
+fn of(report: &Report, long: bool, taken: impl Fn(&Kind, &str) -> bool) -> Plan {
     let names = |kind: &Kind| -> Vec<&'static str> {
         CASES
             .iter()
@@ -61,7 +49,10 @@ fn of(
             .filter(|name| taken(kind, name))
             .collect()
     };
-    kinds
+    // A kind of the long set is taken when it is asked for by its name.
+    KINDS
+        .iter()
+        .filter(|kind| long || !kind.long || report.names(kind.section))
         .map(|kind| (kind, names(kind)))
         .filter(|(_, names)| !names.is_empty())
         .collect()

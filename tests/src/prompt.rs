@@ -18,7 +18,7 @@ use nix::sys::termios::{Termios, tcgetattr};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use crate::artifacts::{root, target_directory};
+use crate::artifacts;
 use crate::report::Report;
 
 /// How long anything may take.
@@ -291,20 +291,7 @@ const CTRL_BRACKET: &str = "\u{1d}";
 
 /// Builds `boot` and gives its path.
 fn boot_program() -> Result<PathBuf> {
-    let status = Command::new(env!("CARGO"))
-        .current_dir(root())
-        .args([
-            "build",
-            "--quiet",
-            "--release",
-            "--package",
-            "lguest-tests",
-            "--bin",
-            "boot",
-        ])
-        .status()?;
-    ensure!(status.success(), "boot does not build");
-    Ok(target_directory().join("release/boot"))
+    Ok(artifacts::build("lguest-tests")?.join("boot"))
 }
 
 fn pipe(session: &mut Session) -> Result<()> {

@@ -16,19 +16,21 @@ pub struct Report {
     counts: Counts,
     failures: Vec<String>,
     directory: PathBuf,
-    filter: Option<String>,
+    /// What is asked for; nothing is everything.
+    filters: Vec<String>,
     /// What is to be printed with the next result, where others print at the same time.
     held: Option<RefCell<String>>,
 }
 
 impl Report {
-    /// A report that keeps logs in a directory and tells of the tests that a filter lets through.
-    pub fn new(directory: PathBuf, filter: Option<String>) -> Self {
+    /// A report that keeps logs in a directory and tells of the tests that one of the filters lets
+    /// through, or of all if there is none.
+    pub fn new(directory: PathBuf, filters: Vec<String>) -> Self {
         Self {
             counts: Counts::default(),
             failures: Vec::new(),
             directory,
-            filter,
+            filters,
             held: None,
         }
     }
@@ -38,7 +40,7 @@ impl Report {
     pub fn apart(&self) -> Self {
         Self {
             held: Some(RefCell::default()),
-            ..Self::new(self.directory.clone(), self.filter.clone())
+            ..Self::new(self.directory.clone(), self.filters.clone())
         }
     }
 
@@ -71,28 +73,40 @@ impl Report {
     /// Whether the test `section/name` is wanted.
     pub fn wants(&self, section: &str, name: &str) -> bool {
         let full = format!("{section}/{name}");
-        self.filter
-            .as_deref()
-            .is_none_or(|filter| full.contains(filter))
+        self.filters.is_empty() || self.filters.iter().any(|filter| full.contains(filter))
     }
 
     /// Whether only some tests were asked for.
     pub fn is_filtered(&self) -> bool {
-        self.filter.is_some()
+        !self.filters.is_empty()
     }
 
-    /// What the filter leaves of a whole section whose tests are not known beforehand: nothing at
-    /// all, or the part of their names that is asked for.
-    pub fn wants_section(&self, section: &str) -> Option<&str> {
-        let Some(filter) = &self.filter else {
-            return Some("");
-        };
-        let rest = filter.strip_prefix(section)?;
-        if rest.is_empty() {
-            Some("")
-        } else {
-            rest.strip_prefix('/')
+    /// Whether a section was asked for by its name.
+    pub fn names(&self, section: &str) -> bool {
+        self.filters
+            .iter()
+            .any(|filter| filter.starts_with(section))
+    }
+
+    /// What the filters leave of a whole section whose tests are not known beforehand: nothing at
+    /// all, or the parts of their names that are asked for, where none means all.
+    pub fn wants_section(&self, section: &str) -> Option<Vec<&str>> {
+        let rests = self.filters.iter().filter_map(|filter| {
+            let rest = filter.strip_prefix(section)?;
+            if rest.is_empty() {
+                Some(rest)
+            } else {
+                rest.strip_prefix('/')
+            }
+        });
+        let mut rests: Vec<_> = rests.collect();
+        if rests.is_empty() && self.is_filtered() {
+            return None;
         }
+        if rests.contains(&"") {
+            rests.clear();
+        }
+        Some(rests)
     }
 
     /// Begins a section.
@@ -184,7 +198,7 @@ mod tests {
     use super::*;
 
     fn with(filter: &str) -> Report {
-        Report::new(PathBuf::from("/nowhere"), Some(filter.to_owned()))
+        Report::new(PathBuf::from("/nowhere"), vec![filter.to_owned()])
     }
 
     #[test]
@@ -192,7 +206,7 @@ mod tests {
         assert!(with("hello").wants("host-5", "hello"));
         assert!(with("host-5/h").wants("host-5", "hello"));
         assert!(!with("host-4").wants("host-5", "hello"));
-        assert!(Report::new(PathBuf::new(), None).wants("a", "b"));
+        assert!(Report::new(PathBuf::new(), Vec::new()).wants("a", "b"));
     }
 
     #[test]
@@ -216,13 +230,20 @@ mod tests {
 
     #[test]
     fn a_section_is_asked_for_by_its_name() {
-        assert_eq!(with("tools").wants_section("tools"), Some(""));
-        assert_eq!(with("tools/cpio").wants_section("tools"), Some("cpio"));
+        assert_eq!(with("tools").wants_section("tools"), Some(vec![]));
+        assert_eq!(
+            with("tools/cpio").wants_section("tools"),
+            Some(vec!["cpio"])
+        );
         assert_eq!(with("hello").wants_section("tools"), None);
+        let two = ["tools/cpio", "host-5", "tools/elf"].map(str::to_owned);
+        let two = Report::new(PathBuf::new(), two.to_vec());
+        assert_eq!(two.wants_section("tools"), Some(vec!["cpio", "elf"]));
+        assert!(two.names("host-5") && two.wants("host-5", "hello") && !two.names("host-4"));
         assert_eq!(with("toolsy").wants_section("tools"), None);
         assert_eq!(
-            Report::new(PathBuf::new(), None).wants_section("tools"),
-            Some("")
+            Report::new(PathBuf::new(), Vec::new()).wants_section("tools"),
+            Some(vec![])
         );
     }
 }

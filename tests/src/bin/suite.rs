@@ -26,8 +26,8 @@ struct Options {
     /// first failure; nothing else
     #[arg(long, value_name = "TIMES")]
     repeat: Option<u32>,
-    /// Run only what has this in its name; names are section/test
-    filter: Option<String>,
+    /// Run only what has one of these in its name; names are section/test
+    filters: Vec<String>,
 }
 
 fn main() -> ExitCode {
@@ -47,13 +47,13 @@ fn suite(options: &Options) -> Result<bool> {
     cleanup::watch_signals()?;
     let directory = artifacts::log_directory()?;
     forget_old_logs(&directory);
-    let mut report = Report::new(directory, options.filter.clone());
+    let mut report = Report::new(directory, options.filters.clone());
     if let Some(times) = options.repeat {
         repeat(&mut report, options, times)?;
         return Ok(report.end());
     }
     tools(&mut report)?;
-    let all = options.long || options.filter.is_some();
+    let all = options.long || report.is_filtered();
     setup::run(&mut report, &artifacts::commit(), all)?;
     book(&mut report)?;
     workspace(&mut report, options.long)?;
@@ -236,7 +236,7 @@ fn workspace(report: &mut Report, long: bool) -> Result<()> {
 /// The cases in the machine, on every kind of Host, and the user's side of it.
 fn host(report: &mut Report, options: &Options) -> Result<()> {
     let commit = artifacts::commit();
-    let plan = list::plan(report, options.filter.as_deref(), options.long, &commit);
+    let plan = list::plan(report, options.long, &commit);
     let prompts: Vec<_> = prompt::TESTS
         .iter()
         .filter(|test| report.wants("prompt", test.name))
@@ -246,7 +246,7 @@ fn host(report: &mut Report, options: &Options) -> Result<()> {
     }
     let list = List {
         artifacts: Artifacts::collect()?.with_test_guests()?,
-        sampled: options.filter.is_none().then_some(commit),
+        sampled: (!report.is_filtered()).then_some(commit),
         long: options.long,
     };
     list.run(report, plan)?;
@@ -286,7 +286,7 @@ fn home(report: &mut Report, options: &Options) -> Result<()> {
     }
     report.section("errors: faults on purpose, reported at their chapter's line");
     let all = errors::FAULTS.len();
-    if faults.len() < all && options.filter.is_none() {
+    if faults.len() < all && !report.is_filtered() {
         let tried = faults.len();
         report.remark(&format!("{tried} of {all} kinds; all with --long"));
     }
@@ -300,7 +300,7 @@ fn home(report: &mut Report, options: &Options) -> Result<()> {
 /// Machines that cannot be a Host.
 fn unfit(report: &mut Report, options: &Options) -> Result<()> {
     let commit = artifacts::commit();
-    let all = options.long || options.filter.is_some();
+    let all = options.long || report.is_filtered();
     let machines: Vec<_> = fit::MACHINES
         .iter()
         .filter(|machine| report.wants(fit::SECTION, machine.name))
