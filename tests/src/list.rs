@@ -7,6 +7,7 @@
 //! for a timer. Two machines on two processors take a little more than half the time of one after
 //! the other.
 
+use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::env;
 use std::sync::{Mutex, PoisonError};
@@ -50,12 +51,15 @@ fn of(report: &Report, long: bool, taken: impl Fn(&Kind, &str) -> bool) -> Plan 
             .collect()
     };
     // A kind of the long set is taken when it is asked for by its name.
-    KINDS
+    let mut plan: Plan = KINDS
         .iter()
         .filter(|kind| long || !kind.long || report.names(kind.section))
         .map(|kind| (kind, names(kind)))
         .filter(|(_, names)| !names.is_empty())
-        .collect()
+        .collect();
+    // What takes longest begins first, so that in the end nobody waits for one alone.
+    plan.sort_by_key(|(kind, names)| Reverse(names.len() * kind.patience as usize));
+    plan
 }
 
 /// What all kinds of Host have in common in a run.
