@@ -13,6 +13,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::ptrace;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
 
 use super::guests::run;
 use super::{Bench, NotHere, unexpected};
@@ -278,6 +279,26 @@ pub fn signals(bench: &mut Bench) -> Result<()> {
     Ok(())
 }
 
+/// Has a traced process, stopped in its `read()`, run a while with a debugger's breakpoint in the
+/// debug registers, on an address that is never used.
+pub(super) fn with_breakpoint(pid: Pid) -> Result<()> {
+    let register = |n: usize| {
+        let offset = std::mem::offset_of!(libc::user, u_debugreg) + n * 8;
+        (offset as *mut libc::c_void).cast()
+    };
+    ptrace::write_user(pid, register(0), 0x1000)?;
+    ptrace::write_user(pid, register(7), 0x1)?;
+    ptrace::step(pid, None)?;
+    // In the middle of `read()` a step ends only when the call does.
+    thread::sleep(Duration::from_millis(20));
+    if waitpid(pid, Some(WaitPidFlag::WNOHANG))? == WaitStatus::StillAlive {
+        nix::sys::signal::kill(pid, Signal::SIGSTOP)?;
+        waitpid(pid, Some(WaitPidFlag::__WALL))?;
+    }
+    ptrace::write_user(pid, register(7), 0)?;
+    Ok(())
+}
+
 /// Traces a process that runs a Guest: stops it in its `read()`, looks at it, steps, lets go.
 fn traced(guest: &Guest) -> Result<()> {
     let pid = guest.pid();
@@ -292,18 +313,7 @@ fn traced(guest: &Guest) -> Result<()> {
         ensure!(registers.rip != 0, "RIP is 0");
         switches("traced", false)?;
         if round % 2 == 1 {
-            // A debugger's breakpoint in the debug registers, on an address that is never used.
-            let offset = std::mem::offset_of!(libc::user, u_debugreg);
-            ptrace::write_user(pid, (offset as *mut libc::c_void).cast(), 0x1000)?;
-            ptrace::write_user(pid, ((offset + 7 * 8) as *mut libc::c_void).cast(), 0x1)?;
-            ptrace::step(pid, None)?;
-            // In the middle of `read()` a step ends only when the call does.
-            thread::sleep(Duration::from_millis(20));
-            if waitpid(pid, Some(WaitPidFlag::WNOHANG))? == WaitStatus::StillAlive {
-                nix::sys::signal::kill(pid, Signal::SIGSTOP)?;
-                waitpid(pid, Some(WaitPidFlag::__WALL))?;
-            }
-            ptrace::write_user(pid, ((offset + 7 * 8) as *mut libc::c_void).cast(), 0)?;
+            with_breakpoint(pid)?;
         }
         ptrace::detach(pid, None)?;
         until("detach", || Ok(state(guest)? != "t"))?;
