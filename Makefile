@@ -14,13 +14,16 @@ TESTS = cargo run --quiet --release --package lguest-tests --bin
 
 # A second Linux shell beside the Guest: make run HOST=1
 # The kernel's own prompt instead of the programs: make run MONITOR=1
-RUN_FLAGS := $(if $(HOST),--host-shell) $(if $(MONITOR),--monitor)
+# Several Guests that share a network: make run GUESTS=2
+RUN_FLAGS := $(if $(HOST),--host-shell) $(if $(MONITOR),--monitor) $(if $(GUESTS),--guests $(GUESTS))
+# How many there can be, and so which one can be meant.
+NUMBERS := 1 2 3 4
 
 .PHONY: help setup setup-long doctor tangle check workspace lock module guest initrd launcher programs \
-	run test test-long test-list gdb bench book serve clean distclean
+	run attach check-GUESTS check-N test test-long test-list gdb bench book serve clean distclean
 
 help: ## this list
-	@echo 'make run [HOST=1] [MONITOR=1] [KDIR=/a/kernel/tree], make test, and:'
+	@echo 'make run [GUESTS=2] [HOST=1] [MONITOR=1] [KDIR=/a/kernel/tree], make test, and:'
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | \
 		while IFS='|' read -r name text; do printf '  %-10s  %s\n' "$$name" "$$text"; done
 
@@ -83,8 +86,18 @@ programs: module guest initrd launcher ## all four
 .NOTPARALLEL:
 
 # make ends with 2 whatever went wrong; setup/run has the Guest's own status.
-run: setup programs ## boot the Host in QEMU and show a Guest's console
+run: check-GUESTS setup programs ## boot the Host in QEMU and show a Guest's console
 	@$(ENV) $(TESTS) boot -- run $(RUN_FLAGS)
+
+attach: check-N ## in another terminal: join Guest N=2 of a `make run GUESTS=2`
+	@$(ENV) $(TESTS) boot -- attach $(or $(N),2) $(if $(RUN),--run '$(RUN)')
+
+# $(call one-of,NAME): that variable is one of the numbers, or not set.
+one-of = $(if $(if $($(1)),$(filter-out $(NUMBERS),$($(1)))$(word 2,$($(1)))),$(error \
+	$(1)=$($(1)): $(1) may be 1, 2, 3 or 4, and is $(2) if you leave it out))
+
+check-GUESTS: ; @$(call one-of,$(@:check-%=%),1)
+check-N: ; @$(call one-of,$(@:check-%=%),2)
 
 gdb: setup programs ## stop the Host with gdb where a Guest has come out
 	@$(ENV) $(TESTS) boot -- gdb

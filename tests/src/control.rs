@@ -3,7 +3,7 @@
 //! The channel between a test command and the program inside the machine.
 //!
 //! Both send lines. What the program inside may say is [`Message`]; what it is asked is one of
-//! `case NAME`, `guest MODE ...`, `sections`, `done`, and `quit`.
+//! `case NAME`, `beside NUMBER ...`, `guest MODE ...`, `sections`, `done`, and `quit`.
 
 use inside::protocol::{Injection, unescape};
 
@@ -22,6 +22,10 @@ pub enum Message {
     Inject(Injection),
     /// The Guest that the user was talking to is over; its exit status.
     Exit(i32),
+    /// A Guest beside that one is over by itself; its number and exit status.
+    Over(u32, i32),
+    /// A Guest beside that one was stopped, because that one is over; its number and exit status.
+    Stopped(u32, i32),
     /// Anything else: something inside is broken.
     Unknown(String),
 }
@@ -42,6 +46,7 @@ impl Message {
     pub fn parse(line: &str) -> Self {
         let line = line.trim_end();
         let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
+        let unknown = || Self::Unknown(line.to_owned());
         match word {
             "ready" => Self::Ready(rest.to_owned()),
             "start" => Self::Start(rest.to_owned()),
@@ -51,15 +56,23 @@ impl Message {
             "skip" => Self::End(Verdict::Skip, unescape(rest)),
             "inject" => match Injection::parse(rest) {
                 Some(injection) => Self::Inject(injection),
-                None => Self::Unknown(line.to_owned()),
+                None => unknown(),
             },
             "exit" => match rest.parse() {
                 Ok(status) => Self::Exit(status),
-                Err(_) => Self::Unknown(line.to_owned()),
+                Err(_) => unknown(),
             },
-            _ => Self::Unknown(line.to_owned()),
+            "over" => numbers(rest).map_or_else(unknown, |(n, status)| Self::Over(n, status)),
+            "stopped" => numbers(rest).map_or_else(unknown, |(n, status)| Self::Stopped(n, status)),
+            _ => unknown(),
         }
     }
+}
+
+/// Two numbers with a space between.
+fn numbers(text: &str) -> Option<(u32, i32)> {
+    let (one, other) = text.split_once(' ')?;
+    Some((one.parse().ok()?, other.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -79,6 +92,11 @@ mod tests {
         );
         assert_eq!(Message::parse("exit 3"), Message::Exit(3));
         assert_eq!(Message::parse("exit x"), Message::Unknown("exit x".into()));
+        assert_eq!(Message::parse("over 2 5"), Message::Over(2, 5));
+        assert_eq!(Message::parse("stopped 3 143"), Message::Stopped(3, 143));
+        for bad in ["over 2", "over x 5", "stopped -1 0", "stopped 2 "] {
+            assert_eq!(Message::parse(bad), Message::Unknown(bad.trim_end().into()));
+        }
         assert_eq!(Message::parse(""), Message::Unknown(String::new()));
     }
 

@@ -4,9 +4,11 @@
 //!
 //! [`artifacts`] finds or builds what goes into the machine, [`initramfs`] packs it, [`machine`]
 //! starts QEMU and holds its channels, [`control`] speaks with the program inside, and
-//! [`terminal`] puts the user's terminal into raw mode and back.
+//! [`terminal`] puts the user's terminal into raw mode and back. [`attach`] has the consoles of
+//! further Guests, which another terminal finds by [`runs`].
 
 pub mod artifacts;
+pub mod attach;
 pub mod cases;
 pub mod chapters;
 pub mod checks;
@@ -30,6 +32,7 @@ pub mod machine;
 pub mod prompt;
 pub mod remote;
 pub mod report;
+pub mod runs;
 pub mod sample;
 pub mod setup;
 pub mod terminal;

@@ -11,6 +11,7 @@
 //! | log | `/dev/ttyS0` | the kernel's messages, into a file |
 //! | user | `/dev/hvc0` | the user's terminal |
 //! | shell | `/dev/hvc1` | the Host's shell |
+//! | beside2, beside3... | `/dev/hvc2`, `/dev/hvc3`... | the terminals of more Guests, if there are |
 //! | control | a port of that name | lines, see [`crate::control`] |
 //! | input, output, errors | ports of these names | a Guest's console both ways and its Launcher's complaints, when there is no terminal |
 //! | qmp | nothing | QEMU's own control, for NMIs |
@@ -63,6 +64,8 @@ pub struct Settings {
     pub disk: Option<PathBuf>,
     /// Whether a debugger can be attached, see [`Machine::debugger`].
     pub debugger: bool,
+    /// How many Guests there will be beside the user's own.
+    pub beside: u32,
 }
 
 impl Settings {
@@ -81,6 +84,7 @@ impl Settings {
             log: log.to_path_buf(),
             disk: None,
             debugger: false,
+            beside: 0,
         }
     }
 }
@@ -94,6 +98,11 @@ const CHANNELS: [(&str, bool); 6] = [
     ("output", false),
     ("errors", false),
 ];
+
+/// The channels of Guests beside the user's, each a terminal: of Guest 2 and those after it.
+fn beside(count: u32) -> impl Iterator<Item = String> {
+    (2..2 + count).map(|number| format!("beside{number}"))
+}
 
 /// The name of the debugger's socket.
 const DEBUGGER: &str = "gdb";
@@ -116,6 +125,8 @@ pub struct Machine {
     pub output: UnixStream,
     /// What the Launcher complains of, without a terminal.
     pub errors: UnixStream,
+    /// The terminals of the Guests beside the user's own: of Guest 2 and those after it.
+    pub beside: Vec<UnixStream>,
     control: UnixStream,
     messages: Receiver<Message>,
     qmp: Qmp,
@@ -135,6 +146,9 @@ impl Machine {
         let mut listeners = Vec::new();
         for (name, _) in CHANNELS {
             listeners.push(UnixListener::bind(at(name))?);
+        }
+        for name in beside(settings.beside) {
+            listeners.push(UnixListener::bind(at(&name))?);
         }
         let qmp_listener = UnixListener::bind(at("qmp"))?;
 
@@ -166,6 +180,7 @@ impl Machine {
         for listener in &listeners {
             streams.push(accept(listener)?);
         }
+        let beside = streams.split_off(CHANNELS.len());
         let qmp = Qmp::new(accept(&qmp_listener)?)?;
         let Ok([user, shell, control, input, output, errors]) =
             <[UnixStream; 6]>::try_from(streams)
@@ -183,6 +198,7 @@ impl Machine {
             input,
             output,
             errors,
+            beside,
             control,
             messages,
             qmp,
@@ -393,13 +409,17 @@ fn command(settings: &Settings, folder: &Path) -> Command {
     ]);
     command.args(["-serial", "chardev:log"]);
     command.args(["-device", "virtio-serial-pci"]);
-    for (name, terminal) in CHANNELS {
+    let own = CHANNELS.map(|(name, terminal)| (name.to_owned(), terminal));
+    let all = own
+        .into_iter()
+        .chain(beside(settings.beside).map(|name| (name, true)));
+    for (name, terminal) in all {
         let device = if terminal {
             "virtconsole"
         } else {
             "virtserialport"
         };
-        command.args(["-chardev", &format!("socket,id={name},path={}", at(name))]);
+        command.args(["-chardev", &format!("socket,id={name},path={}", at(&name))]);
         command.args([
             "-device",
             &format!("{device},chardev={name},name=lguest.{name}"),

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! What a user of `make run MONITOR=1` sees: at a terminal, and with a pipe.
+//! What a user sees of `make run MONITOR=1`, at a terminal and with a pipe; of `make run GUESTS=2`,
+//! and of `make attach` in another terminal.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -39,6 +40,24 @@ enum Kind {
     Pipe,
     Terminal,
     TerminalAndShell,
+    /// A terminal, and two Guests with their programs.
+    Two,
+    /// A pipe, and two Guests.
+    PipeAndTwo,
+    /// A terminal in which nothing but `attach` is tried.
+    Attach,
+}
+
+impl Kind {
+    fn words(self) -> &'static [&'static str] {
+        match self {
+            Self::Pipe | Self::Terminal => &["run", "--monitor"],
+            Self::TerminalAndShell => &["run", "--monitor", "--host-shell"],
+            Self::Two => &["run", "--guests=2"],
+            Self::PipeAndTwo => &["run", "--monitor", "--guests=2"],
+            Self::Attach => &["attach", "2"],
+        }
+    }
 }
 
 /// All of them.
@@ -97,6 +116,21 @@ pub const TESTS: &[Test] = &[
         name: "host-shell",
         body: host_shell,
         kind: Kind::TerminalAndShell,
+    },
+    Test {
+        name: "guests",
+        body: guests,
+        kind: Kind::Two,
+    },
+    Test {
+        name: "guests-pipe",
+        body: guests_pipe,
+        kind: Kind::PipeAndTwo,
+    },
+    Test {
+        name: "attach-nowhere",
+        body: attach_nowhere,
+        kind: Kind::Attach,
     },
 ];
 
@@ -183,28 +217,54 @@ impl Seen {
     }
 }
 
-/// `boot run`, with somebody in front of it.
+/// `boot`, with somebody in front of it.
 struct Session {
     child: Child,
     keys: File,
     seen: Arc<Seen>,
-    /// Where it makes its temporary files.
-    temp: TempDir,
+    places: Arc<Places>,
     /// The terminal and how it was before.
     terminal: Option<(File, Termios)>,
 }
 
+/// Where a run, and those who attach to it, make what they make.
+struct Places {
+    /// Temporary files.
+    temp: TempDir,
+    /// What tells of the runs under way.
+    runs: TempDir,
+}
+
+impl Places {
+    fn new() -> Result<Self> {
+        let folder = || tempfile::Builder::new().prefix("lgt").tempdir();
+        Ok(Self {
+            temp: folder()?,
+            runs: folder()?,
+        })
+    }
+}
+
 impl Session {
     fn start(kind: Kind) -> Result<Self> {
+        let places = Arc::new(Places::new()?);
+        let pipe = matches!(kind, Kind::Pipe | Kind::PipeAndTwo);
+        Self::spawn(kind.words(), places, pipe)
+    }
+
+    /// `boot attach` in a terminal of its own, beside this.
+    fn attach(&self, number: &str) -> Result<Self> {
+        Self::spawn(&["attach", number], Arc::clone(&self.places), false)
+    }
+
+    fn spawn(words: &[&str], places: Arc<Places>, pipe: bool) -> Result<Self> {
         let mut command = Command::new(boot_program()?);
-        let temp = tempfile::Builder::new().prefix("lgt").tempdir()?;
-        command.args(["run", "--monitor"]);
-        command.env("TMPDIR", temp.path());
-        if kind == Kind::TerminalAndShell {
-            command.arg("--host-shell");
-        }
+        command.args(words);
+        command
+            .env("TMPDIR", places.temp.path())
+            .env("LGUEST_RUNS", places.runs.path());
         let seen = Arc::new(Seen::default());
-        if kind == Kind::Pipe {
+        if pipe {
             command
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
@@ -218,7 +278,7 @@ impl Session {
                 child,
                 keys,
                 seen,
-                temp,
+                places,
                 terminal: None,
             });
         }
@@ -236,7 +296,7 @@ impl Session {
             child,
             keys: master,
             seen,
-            temp,
+            places,
             terminal: Some((slave, before)),
         })
     }
@@ -286,6 +346,8 @@ impl Drop for Session {
 
 /// The Guest's prompt.
 const PROMPT: &str = "guest> ";
+/// The shell's.
+const SHELL: &str = "$ ";
 /// The key that begins a command to `boot`.
 const CTRL_BRACKET: &str = "\u{1d}";
 
@@ -385,17 +447,15 @@ fn interrupts(session: &mut Session) -> Result<()> {
 fn signal(session: &mut Session) -> Result<()> {
     session.seen.wait_for(PROMPT, 1)?;
     let pid = Pid::from_raw(session.child.id().cast_signed());
-    let folders = |session: &Session| Ok::<_, std::io::Error>(fs::read_dir(&session.temp)?.count());
-    ensure!(
-        folders(session)? == 1,
-        "the machine has no folder of its own"
-    );
+    let places = Arc::clone(&session.places);
+    let folders = || Ok::<_, std::io::Error>(fs::read_dir(&places.temp)?.count());
+    let links = || Ok::<_, std::io::Error>(fs::read_dir(&places.runs)?.count());
+    ensure!(folders()? == 1, "the machine has no folder of its own");
+    ensure!(links()? == 1, "nobody could find this run");
     kill(pid, Signal::SIGTERM)?;
     session.expect(143)?;
-    ensure!(
-        folders(session)? == 0,
-        "the machine's folder is still there"
-    );
+    ensure!(folders()? == 0, "the machine's folder is still there");
+    ensure!(links()? == 0, "what leads to this run is still there");
     Ok(())
 }
 
@@ -411,4 +471,95 @@ fn host_shell(session: &mut Session) -> Result<()> {
     session.seen.wait_for("the Guest is over", 1)?;
     session.type_in(&format!("{CTRL_BRACKET}q"))?;
     session.expect(0)
+}
+
+/// `attach` that is to fail, and why.
+fn refused(session: &Session, number: &str, why: &str) -> Result<()> {
+    let mut other = session.attach(number)?;
+    other.expect(3)?;
+    other.seen.wait_for(why, 1)
+}
+
+/// The user's own door to a network of two: they answer each other, and the second one's console
+/// is in another terminal.
+fn guests(session: &mut Session) -> Result<()> {
+    let said = "Guest 1, yours, has the address 10.0.0.1, Guest 2 10.0.0.2.";
+    session.seen.wait_for(said, 1)?;
+    session.seen.wait_for(SHELL, 1)?;
+    session.type_in("ping 10.0.0.2 2\r")?;
+    session.seen.wait_for("2 of 2 answered", 1)?;
+
+    refused(session, "1", "Guest 1 is where `make run` was started")?;
+    refused(session, "3", "there is no Guest 3: this run has 2 Guests")?;
+
+    let mut second = session.attach("2")?;
+    second.seen.wait_for("[Guest 2, 10.0.0.2; Ctrl-] q", 1)?;
+    second.seen.wait_for(SHELL, 1)?;
+    refused(session, "2", "somebody is attached to Guest 2 already")?;
+    second.type_in("ping 10.0.0.1 2\r")?;
+    second.seen.wait_for("bytes from 10.0.0.1: 0", 1)?;
+    second.type_in(&format!("{CTRL_BRACKET}q"))?;
+    second.expect(0)?;
+    second.seen.wait_for("Guest 2 goes on.", 1)?;
+    let early = second.seen.text().contains("2 of 2 answered");
+    ensure!(!early, "the rest of the ping was waited for");
+    thread::sleep(Duration::from_millis(1500));
+
+    let mut again = session.attach("2")?;
+    again.seen.wait_for("2 of 2 answered", 1)?;
+    let text = again.seen.text();
+    ensure!(!text.contains("10.0.0.1: 0,"), "shown twice: {text:?}");
+    session.type_in("halt\r")?;
+    again.expect(0)?;
+    let why = "[Guest 1 is over, and so Guest 2 was stopped]";
+    again.seen.wait_for(why, 1)?;
+    session.expect(0)?;
+    session.seen.wait_for("[Guest 2 was stopped]", 1)?;
+    Ok(())
+}
+
+/// The second one's crash is told to both who look at it and who began the run, and that goes on.
+fn guests_pipe(session: &mut Session) -> Result<()> {
+    session.seen.wait_for(PROMPT, 1)?;
+    let mut second = session.attach("2")?;
+    second.at_prompt(1, "crash\r")?;
+    second.expect(5)?;
+    second.seen.wait_for("[Guest 2 is over, status 5]", 1)?;
+    session.seen.wait_for("[Guest 2 is over, status 5]", 1)?;
+    refused(session, "2", "Guest 2 is over, status 5")?;
+    session.type_in("echo here still\nhalt\n")?;
+    session.seen.wait_for("here still", 1)?;
+    session.expect(0)?;
+    let text = session.seen.text();
+    ensure!(!text.contains("was stopped"), "it was over: {text:?}");
+    Ok(())
+}
+
+/// Nothing is under way; and numbers of which there is no such Guest.
+fn attach_nowhere(session: &mut Session) -> Result<()> {
+    session.expect(3)?;
+    session
+        .seen
+        .wait_for("no `make run` of this checkout is under way", 1)?;
+    // A run that was killed leaves a link behind that leads nowhere.
+    let link = session.places.runs.path().join("123");
+    std::os::unix::fs::symlink("/nowhere", &link)?;
+    refused(session, "2", "no `make run` of this checkout is under way")?;
+    ensure!(link.symlink_metadata().is_err(), "it is still there");
+    for (variable, target) in [("GUESTS", "run"), ("N", "attach")] {
+        for number in ["0", "x", "9", "2 3", "-1"] {
+            let words = [target.to_owned(), format!("{variable}={number}")];
+            let output = Command::new("make")
+                .current_dir(artifacts::root())
+                .args(&words)
+                .env_remove("MAKEFLAGS")
+                .stdin(Stdio::null())
+                .output()?;
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            ensure!(!output.status.success(), "{words:?} goes");
+            let why = format!("{variable}={number}: {variable} may be 1, 2, 3 or 4");
+            ensure!(said.contains(&why), "{words:?}: {said:?}");
+        }
+    }
+    Ok(())
 }

@@ -10,6 +10,9 @@ use nix::sys::termios::{self, SetArg, Termios};
 
 use crate::cleanup;
 
+/// The key that begins a command to the program at this terminal, not to the Guest: Ctrl-].
+pub const PREFIX: u8 = 0x1d;
+
 /// A terminal in raw mode. When this is dropped the terminal is as it was before.
 #[derive(Debug)]
 pub struct Raw {

@@ -395,7 +395,25 @@ pub fn mark(text: &str) {
 #[derive(Debug)]
 pub struct Control {
     reader: BufReader<File>,
-    writer: File,
+    voice: Voice,
+}
+
+/// What says lines on the control channel; there may be several.
+#[derive(Debug)]
+pub struct Voice(File);
+
+impl Voice {
+    /// Sends a word with a text.
+    ///
+    /// # Errors
+    ///
+    /// When the other side is gone.
+    pub fn say(&mut self, word: &str, text: &str) -> Result<()> {
+        // One write, so that one line arrives as one.
+        self.0
+            .write_all(format!("{word} {}\n", escape(text)).as_bytes())?;
+        Ok(())
+    }
 }
 
 impl Control {
@@ -405,11 +423,20 @@ impl Control {
     ///
     /// When there is no such port.
     pub fn open() -> Result<Self> {
-        let writer = open_port("control")?;
+        let port = open_port("control")?;
         Ok(Self {
-            reader: BufReader::new(writer.try_clone()?),
-            writer,
+            reader: BufReader::new(port.try_clone()?),
+            voice: Voice(port),
         })
+    }
+
+    /// Another voice, for another thread.
+    ///
+    /// # Errors
+    ///
+    /// When there are too many open files.
+    pub fn voice(&self) -> Result<Voice> {
+        Ok(Voice(self.voice.0.try_clone()?))
     }
 
     /// Sends a word with a text.
@@ -418,10 +445,7 @@ impl Control {
     ///
     /// When the other side is gone.
     pub fn say(&mut self, word: &str, text: &str) -> Result<()> {
-        // One write, so that one line arrives as one.
-        self.writer
-            .write_all(format!("{word} {}\n", escape(text)).as_bytes())?;
-        Ok(())
+        self.voice.say(word, text)
     }
 
     /// Reads the next line; `None` when the other side has gone.

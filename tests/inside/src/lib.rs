@@ -7,6 +7,7 @@
 //! booting anything.
 
 pub mod bare;
+pub mod beside;
 pub mod cases;
 pub mod device;
 pub mod exchange;

@@ -2,16 +2,15 @@
 
 //! The first process of the Linux in QEMU.
 
-use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::fd::AsFd;
-use std::os::unix::process::CommandExt;
 use std::panic::{self, AssertUnwindSafe};
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use inside::beside::{self, Beside, lead_terminal, open_terminal, own_terminal};
 use inside::cases::{self, Bench, Outcome, WITH_LDT, with_ldt};
 use inside::guest::exit_code;
 use inside::host::{self, Control, KernelLog, LAUNCHER};
@@ -31,6 +30,14 @@ fn main() {
         let words: Vec<String> = std::env::args().skip(1).collect();
         if let Some((STAND_IN, rest)) = words.split_first().map(|(w, rest)| (w.as_str(), rest)) {
             std::process::exit(standin::main(rest));
+        }
+        if let Some((beside::LEADER, rest)) =
+            words.split_first().map(|(w, rest)| (w.as_str(), rest))
+        {
+            std::process::exit(beside::lead(rest).unwrap_or_else(|error| {
+                eprintln!("inside: {error:#}\r");
+                3
+            }));
         }
         eprintln!("inside: this is /init of the tests' machine, and nothing else");
         std::process::exit(2);
@@ -56,6 +63,7 @@ fn work() -> Result<()> {
     };
     let facts = host::facts(&bench.boot);
     bench.control.say("ready", &facts)?;
+    let mut beside = Beside::default();
     while let Some(line) = bench.control.hear()? {
         let mut words = line.split(' ');
         match words.next() {
@@ -70,7 +78,18 @@ fn work() -> Result<()> {
                     complain(&format!("{error:#}"));
                     3
                 });
+                std::mem::take(&mut beside).stop(&mut bench.control.voice()?)?;
                 bench.control.say("exit", &status.to_string())?;
+            }
+            Some("beside") => {
+                let number = words.next().and_then(|word| word.parse().ok());
+                let number = number.with_context(|| format!("which Guest? {line:?}"))?;
+                let started = beside.start(number, words, bench.control.voice()?);
+                if let Err(error) = started {
+                    host::mark(&format!("{error:#}"));
+                    complain(&format!("{error:#}"));
+                    bench.control.say("over", &format!("{number} 3"))?;
+                }
             }
             Some("sections") => bench.control.say("note", &host::module_sections()?)?,
             Some("quit") => return Ok(()),
@@ -135,48 +154,6 @@ fn run_guest<'a>(mut words: impl Iterator<Item = &'a str>) -> Result<i32> {
         termios::tcdrain(terminal.as_fd())?;
     }
     Ok(exit_code(status))
-}
-
-/// Opens a terminal without making it anybody's.
-fn open_terminal(path: &str) -> Result<File> {
-    use std::os::unix::fs::OpenOptionsExt;
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .custom_flags(libc::O_NOCTTY)
-        .open(path)
-        .with_context(|| format!("cannot open {path}"))
-}
-
-/// Makes this process the leader of a session with this terminal, so that ^C and job control reach
-/// its children. The Launcher must not be the leader: when a leader ends, the terminal is hung up
-/// and what it printed last is lost.
-fn lead_terminal(terminal: &File) -> Result<()> {
-    use std::os::fd::AsRawFd;
-    // It is the leader already if this is the second Guest.
-    if nix::unistd::setsid().is_ok() {
-        // SAFETY: The descriptor is open, and this request takes a number, not a pointer.
-        let set = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSCTTY, 0) };
-        nix::errno::Errno::result(set).context("cannot lead the Guest's terminal")?;
-    }
-    Ok(())
-}
-
-/// Makes a command the leader of a session of its own, with its standard input as the terminal,
-/// so that ^C and job control reach it.
-fn own_terminal(command: &mut Command) {
-    // SAFETY: Between fork and exec only two system calls are made, both of which may be made
-    // there (signal-safety(7) lists setsid; ioctl is a bare system call in glibc). No memory is
-    // allocated and no lock is taken.
-    unsafe {
-        command.pre_exec(|| {
-            nix::unistd::setsid()?;
-            if libc::ioctl(0, libc::TIOCSCTTY, 0) != 0 {
-                return Err(std::io::Error::last_os_error());
-            }
-            Ok(())
-        });
-    }
 }
 
 /// Keeps a shell of the Host on its own terminal, starting it again when it ends.

@@ -5,22 +5,25 @@
 use std::collections::VecDeque;
 use std::fs;
 use std::io::{self, IsTerminal, Read, Write};
+use std::mem;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Parser, Subcommand};
 use lguest_tests::artifacts::{self, Artifacts};
+use lguest_tests::attach::{self, Hub, Names};
 use lguest_tests::chapters::in_chapters;
 use lguest_tests::control::{Message, Verdict};
 use lguest_tests::hosts::{KINDS, Kind};
 use lguest_tests::machine::{Machine, drain};
-use lguest_tests::terminal::Raw;
+use lguest_tests::runs::{self, Entry};
+use lguest_tests::terminal::{PREFIX, Raw};
 use lguest_tests::{cleanup, gdb};
 use nix::sys::signal::{SigHandler, Signal, signal};
 
@@ -28,14 +31,15 @@ use nix::sys::signal::{SigHandler, Signal, signal};
 const BOOT: Duration = Duration::from_secs(180);
 /// How long a machine may take to end.
 const END: Duration = Duration::from_secs(30);
+/// How long the first Guest waits for the others at most.
+const UP: Duration = Duration::from_secs(60);
 /// The exit status of a user who left.
 const LEFT: i32 = 130;
 
 /// What tells the Launcher of the Guest's initial disk.
 const INITRD: &str = " --initrd=/guests/initrd.cpio";
-
-/// The key that begins a command to this program: Ctrl-].
-const PREFIX: u8 = 0x1d;
+/// And of the network that several Guests share.
+const NETWORK: &str = " --sharenet=/tmp/network";
 
 #[derive(Debug, Parser)]
 #[command(about = "Boots a Linux in QEMU, for a Guest or for single test cases")]
@@ -51,6 +55,15 @@ struct Options {
 enum What {
     /// Run a Guest and talk to it
     Run(Run),
+    /// Join the console of a Guest beside the first one of a run
+    Attach {
+        /// Its number, from 2 on; the first one has its console where the run was started
+        #[arg(value_parser = clap::value_parser!(u32).range(1..=i64::from(runs::MOST)))]
+        number: u32,
+        /// Which run, if several are under way: the number of its process
+        #[arg(long)]
+        run: Option<u32>,
+    },
     /// Run test cases and print what they say
     Case {
         /// Their names
@@ -68,7 +81,11 @@ struct Run {
     /// Have the Host's shell beside the Guest
     #[arg(long)]
     host_shell: bool,
-    /// The Guest's memory in MiB
+    /// How many Guests; a network joins them, and the user has the first one's console
+    #[arg(long, default_value_t = 1, value_name = "NUMBER")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=i64::from(runs::MOST)))]
+    guests: u32,
+    /// A Guest's memory in MiB
     #[arg(long, default_value_t = 64)]
     mem: u32,
     /// Have the kernel's monitor instead of the shell: no initial disk
@@ -77,7 +94,7 @@ struct Run {
     /// The Guest's kernel: an ELF file here; without it, the one that is built
     #[arg(long)]
     guest: Option<PathBuf>,
-    /// The Guest's command line
+    /// The first Guest's command line
     #[arg(trailing_var_arg = true)]
     args: Vec<String>,
 }
@@ -96,6 +113,7 @@ fn main() -> ExitCode {
     let options = Options::parse();
     let result = match &options.what {
         What::Run(run) => run_guest(&options, run),
+        What::Attach { number, run } => attach::attach(*number, *run),
         What::Case { names } => run_cases(&options, names),
         What::Gdb => debug(),
         What::List => {
@@ -117,13 +135,19 @@ fn main() -> ExitCode {
 }
 
 /// Starts the machine and waits until it is up.
-fn start(options: &Options, artifacts: &Artifacts, log: PathBuf) -> Result<(Machine, String)> {
+fn start(
+    options: &Options,
+    artifacts: &Artifacts,
+    log: PathBuf,
+    beside: u32,
+) -> Result<(Machine, String)> {
     cleanup::watch_signals()?;
     if let Some(why) = options.host.missing()? {
         bail!("{}: {why}", options.host.section);
     }
     let mut settings = options.host.settings(artifacts)?;
     settings.log = log;
+    settings.beside = beside;
     let mut machine = Machine::start(&settings)?;
     let facts = machine.wait_until_ready(BOOT * options.host.patience)?;
     options.host.check(&facts)?;
@@ -154,7 +178,7 @@ fn debug() -> Result<i32> {
 /// Runs cases one after another and prints what they say.
 fn run_cases(options: &Options, names: &[String]) -> Result<i32> {
     let artifacts = Artifacts::collect()?.with_test_guests()?;
-    let (mut machine, facts) = start(options, &artifacts, log_file("case")?)?;
+    let (mut machine, facts) = start(options, &artifacts, log_file("case")?, 0)?;
     println!("up: Linux {facts}; its log: {}", machine.log().display());
     let mut status = 0;
     for name in names {
@@ -207,24 +231,30 @@ fn run_guest(options: &Options, run: &Run) -> Result<i32> {
     );
 
     let terminal = io::stdin().is_terminal();
-    introduce(terminal, run.host_shell);
+    introduce(terminal, run);
     let log = log_file("run")?;
-    let (mut machine, facts) = start(options, &artifacts, log.clone())?;
-    eprintln!("Linux {facts} is up. The Guest starts.");
+    let (mut machine, facts) = start(options, &artifacts, log.clone(), run.guests - 1)?;
+    let names = Names {
+        addresses: run.addresses(),
+    };
+    let (entry, listener) = Entry::new(machine.folder())?;
+    let hub = Hub::start(listener, mem::take(&mut machine.beside), names)?;
+    match run.guests {
+        1 => eprintln!("Linux {facts} is up. The Guest starts."),
+        _ => eprintln!("Linux {facts} is up. The Guests start."),
+    }
+    run.start_beside(&mut machine, &hub)?;
     let mode = if terminal { "terminal" } else { "pipe" };
     let shell = if run.host_shell { "shell" } else { "alone" };
-    let disk = if run.monitor { "" } else { INITRD };
-    let line = format!(
-        "guest {mode} {shell}{disk} {} /guests/guest {words}",
-        run.mem
-    );
+    let line = format!("guest {mode} {shell}{} {words}", run.launcher_words(1));
     machine.tell(line.trim_end())?;
 
     let raw = Raw::enter()?;
-    let mut talk = Talk::new(machine, terminal, run.host_shell)?;
+    let mut talk = Talk::new(machine, hub, terminal, run.host_shell)?;
     let result = talk.hold();
     let finished = result.and_then(|status| talk.finish().map(|()| status));
     drop(raw);
+    drop(entry);
     match &finished {
         // The Guest switched itself off, or the user left: nobody asks what went wrong.
         Ok(0 | LEFT) => fs::remove_file(&log).context("cannot remove the log")?,
@@ -233,14 +263,69 @@ fn run_guest(options: &Options, run: &Run) -> Result<i32> {
     finished
 }
 
+impl Run {
+    /// The addresses of the Guests, from the first on; none where one is alone.
+    fn addresses(&self) -> Vec<String> {
+        match self.guests {
+            1 => Vec::new(),
+            count => (1..=count).map(|n| format!("10.0.0.{n}")).collect(),
+        }
+    }
+
+    /// What the Launcher of Guest `number` is told, each word after a space.
+    fn launcher_words(&self, number: u32) -> String {
+        let disk = if self.monitor { "" } else { INITRD };
+        let (network, address) = match self.addresses().get(number as usize - 1) {
+            Some(address) => (NETWORK, format!(" ip={address}/24")),
+            None => ("", String::new()),
+        };
+        format!("{disk}{network} {} /guests/guest{address}", self.mem)
+    }
+
+    /// Starts the Guests beside the first one, says where each is, and waits until they are up, so
+    /// that the first one finds them there.
+    fn start_beside(&self, machine: &mut Machine, hub: &Hub) -> Result<()> {
+        let addresses = self.addresses();
+        let Some((own, others)) = addresses.split_first() else {
+            return Ok(());
+        };
+        let others = (2..).zip(others);
+        let others: Vec<_> = others
+            .map(|(n, address)| format!("Guest {n} {address}"))
+            .collect();
+        eprintln!(
+            "Guest 1, yours, has the address {own}, {}.",
+            others.join(", ")
+        );
+        for number in 2..=self.guests {
+            machine.tell(&format!("beside {number}{}", self.launcher_words(number)))?;
+        }
+        let end = Instant::now() + UP;
+        while !hub.all_up() && Instant::now() < end {
+            match machine.overhear()? {
+                Some(Message::Over(number, status)) => {
+                    hub.over(number, status);
+                    eprintln!("[Guest {number} is over, status {status}]");
+                }
+                Some(message) => bail!("the machine says {message:?}"),
+                None => thread::sleep(Duration::from_millis(20)),
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Says how long it takes and which keys leave, before anything else.
-fn introduce(terminal: bool, shell: bool) {
+fn introduce(terminal: bool, run: &Run) {
     if terminal {
         eprintln!("To leave: `halt` at the Guest's prompt, or three ^C within a second,");
         eprintln!("or Ctrl-] q at any time. Ctrl-] Ctrl-] is one Ctrl-] for the Guest.");
-        if shell {
+        if run.host_shell {
             eprintln!("Ctrl-] s changes between the Guest and the Host's shell.");
         }
+    }
+    if run.guests > 1 {
+        eprintln!("In another terminal `make attach N=2` joins Guest 2.");
     }
     eprintln!("Linux boots in QEMU; that takes about ten seconds.");
 }
@@ -268,6 +353,10 @@ enum Event {
 /// The conversation between user and Guest.
 struct Talk {
     machine: Machine,
+    /// The consoles of other Guests.
+    hub: Hub,
+    /// What became of those, to be said after the first one's last words.
+    news: Vec<String>,
     events: Receiver<Event>,
     terminal: bool,
     shell: bool,
@@ -285,7 +374,7 @@ struct Talk {
 const HIDDEN: usize = 1 << 16;
 
 impl Talk {
-    fn new(machine: Machine, terminal: bool, shell: bool) -> Result<Self> {
+    fn new(machine: Machine, hub: Hub, terminal: bool, shell: bool) -> Result<Self> {
         let (sender, events) = mpsc::channel();
         if terminal {
             follow(machine.user.try_clone()?, sender.clone(), |b| {
@@ -312,6 +401,8 @@ impl Talk {
         });
         Ok(Self {
             machine,
+            hub,
+            news: Vec::new(),
             events,
             terminal,
             shell,
@@ -349,14 +440,27 @@ impl Talk {
     }
 
     fn hear(&mut self, message: Message) -> Result<()> {
-        let Message::Exit(status) = message else {
-            bail!("the machine says {message:?}");
+        let status = match message {
+            Message::Exit(status) => status,
+            Message::Over(number, status) => {
+                self.hub.over(number, status);
+                return self.say(&format!("Guest {number} is over, status {status}"));
+            }
+            Message::Stopped(number, _) => {
+                self.hub.stopped(number);
+                self.news.push(format!("Guest {number} was stopped"));
+                return Ok(());
+            }
+            other => bail!("the machine says {other:?}"),
         };
         self.status = Some(status);
         if self.terminal && self.shell {
             self.announce(&format!(
                 "the Guest is over, status {status}; Ctrl-] q leaves"
             ))?;
+            for text in mem::take(&mut self.news) {
+                self.say(&text)?;
+            }
             self.look_at(Side::Shell)?;
         }
         Ok(())
@@ -435,20 +539,30 @@ impl Talk {
         print(format!("\r\n[{text}]\r\n").as_bytes())
     }
 
+    /// The same where there may be no terminal: then not among what the Guest prints.
+    fn say(&self, text: &str) -> Result<()> {
+        if self.terminal {
+            return self.announce(text);
+        }
+        eprintln!("[{text}]");
+        Ok(())
+    }
+
     /// Ends the machine and prints what was still on its way.
     fn finish(self) -> Result<()> {
-        let Self {
-            machine,
-            events,
-            terminal,
-            side,
-            leave,
-            ..
-        } = self;
-        if leave {
+        if self.leave {
             // The machine goes with all that is in it.
             return Ok(());
         }
+        let Self {
+            machine,
+            hub,
+            news,
+            events,
+            terminal,
+            side,
+            ..
+        } = self;
         let rest = [&machine.user, &machine.output].map(UnixStream::try_clone);
         machine.quit(END)?;
         // The followers end with the machine, so this loop does too, but for the thread that
@@ -461,7 +575,14 @@ impl Talk {
             }
         }
         let [user, output] = rest;
-        print(&drain(&mut if terminal { user } else { output }?)?)
+        print(&drain(&mut if terminal { user } else { output }?)?)?;
+        // Who is attached hears of it before the run is gone.
+        drop(hub);
+        let end = if terminal { "\r\n" } else { "\n" };
+        for text in news {
+            eprint!("[{text}]{end}");
+        }
+        Ok(())
     }
 }
 
