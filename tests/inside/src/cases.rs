@@ -725,13 +725,18 @@ pub const CASES: &[Case] = &[
         programs::files,
     ),
     case(
+        "program-devices",
+        "programs that read and write disks and random bytes",
+        programs::devices,
+    ),
+    case(
         "program-machine",
         "programs about the machine, sleep, kill and halt",
         programs::machine,
     ),
     case(
         "program-stress",
-        "forks with no frame lost, copies apart, faults that end one program",
+        "forks with no frame lost, copies apart, stacks that end",
         programs::stress,
     ),
     case(

@@ -232,12 +232,17 @@ pub fn program_faults(_: &mut Bench) -> Result<()> {
         ("runs its stack", 14, "error 0x15) executing 0x7ff"),
         ("turns interrupts off", 13, "general protection fault"),
         ("divides by zero", 0, "divide error (vector 0, error 0x0)"),
+        ("runs what is no instruction", 6, "(vector 6, error 0x0)"),
+        ("stops for a debugger", 3, "(vector 3, error 0x0)"),
+        ("says it overflowed", 4, "(vector 4, error 0x0)"),
+        ("goes step by step", 1, "(vector 1, error 0x0)"),
+        ("reads no address", 13, "(vector 13, error 0x0)"),
     ] {
         ended.expect_output(&format!("{what}: fault {vector}"))?;
         ended.expect_output(says)?;
     }
     let said = ended.output.matches(") was ended: ").count();
-    ensure!(said == 6, "{said} ends were told: {:?}", ended.output);
+    ensure!(said == 11, "{said} ends were told: {:?}", ended.output);
     Ok(())
 }
 
