@@ -20,7 +20,7 @@ RUN_FLAGS := $(if $(HOST),--host-shell) $(if $(MONITOR),--monitor) $(if $(GUESTS
 NUMBERS := 1 2 3 4
 
 .PHONY: help setup setup-long doctor tangle check workspace lock module guest initrd launcher programs \
-	run attach check-GUESTS check-N test test-long test-list gdb bench book serve clean distclean
+	run attach recording check-GUESTS check-N test test-long test-list gdb bench book serve clean distclean
 
 help: ## this list
 	@echo 'make run [GUESTS=2] [HOST=1] [MONITOR=1] [KDIR=/a/kernel/tree], make test, and:'
@@ -91,6 +91,9 @@ run: check-GUESTS setup programs ## boot the Host in QEMU and show a Guest's con
 
 attach: check-N ## in another terminal: join Guest N=2 of a `make run GUESTS=2`
 	@$(ENV) $(TESTS) boot -- attach $(or $(N),2) $(if $(RUN),--run '$(RUN)')
+
+recording: setup programs ## make the picture in the README anew, from a real run
+	@$(ENV) $(TESTS) recording
 
 # $(call one-of,NAME): that variable is one of the numbers, or not set.
 one-of = $(if $(if $($(1)),$(filter-out $(NUMBERS),$($(1)))$(word 2,$($(1)))),$(error \

@@ -30,6 +30,7 @@ pub mod initrd;
 pub mod list;
 pub mod machine;
 pub mod prompt;
+pub mod recording;
 pub mod remote;
 pub mod report;
 pub mod runs;

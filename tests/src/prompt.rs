@@ -20,7 +20,9 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use crate::artifacts;
+use crate::recording;
 use crate::report::Report;
+use crate::sample;
 
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -132,9 +134,23 @@ pub const TESTS: &[Test] = &[
         body: attach_nowhere,
         kind: Kind::Attach,
     },
+    Test {
+        name: "recording",
+        body: recording::compare,
+        kind: Kind::Two,
+    },
 ];
 
+/// The test that tries nothing new, only whether a picture is still true, and how often it is tried.
+const SELDOM: (&str, u64) = ("recording", 4);
+
 impl Test {
+    /// Whether an ordinary run at this commit has it.
+    pub fn samples(&self, commit: &str) -> bool {
+        let (name, one_in) = SELDOM;
+        self.name != name || sample::chosen(commit, &format!("prompt/{name}"), one_in)
+    }
+
     /// Runs it and reports it.
     ///
     /// # Errors
@@ -217,8 +233,9 @@ impl Seen {
     }
 }
 
-/// `boot`, with somebody in front of it.
-struct Session {
+/// `boot`, or what starts it, with somebody in front of it.
+#[derive(Debug)]
+pub struct Session {
     child: Child,
     keys: File,
     seen: Arc<Seen>,
@@ -228,6 +245,7 @@ struct Session {
 }
 
 /// Where a run, and those who attach to it, make what they make.
+#[derive(Debug)]
 struct Places {
     /// Temporary files.
     temp: TempDir,
@@ -257,9 +275,22 @@ impl Session {
         Self::spawn(&["attach", number], Arc::clone(&self.places), false)
     }
 
+    /// Any command that starts `boot`, in a terminal of its own.
+    ///
+    /// # Errors
+    ///
+    /// When it does not start.
+    pub fn of(command: Command) -> Result<Self> {
+        Self::begin(command, Arc::new(Places::new()?), false)
+    }
+
     fn spawn(words: &[&str], places: Arc<Places>, pipe: bool) -> Result<Self> {
         let mut command = Command::new(boot_program()?);
         command.args(words);
+        Self::begin(command, places, pipe)
+    }
+
+    fn begin(mut command: Command, places: Arc<Places>, pipe: bool) -> Result<Self> {
         command
             .env("TMPDIR", places.temp.path())
             .env("LGUEST_RUNS", places.runs.path());
@@ -269,7 +300,7 @@ impl Session {
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
                 .stderr(Stdio::piped());
-            let mut child = command.spawn().context("cannot start boot")?;
+            let mut child = command.spawn().context("cannot start it")?;
             seen.follow(child.stdout.take().context("a pipe was asked for")?);
             seen.follow(child.stderr.take().context("a pipe was asked for")?);
             let input = child.stdin.take().context("a pipe was asked for")?;
@@ -289,7 +320,7 @@ impl Session {
             .stdin(slave.try_clone()?)
             .stdout(slave.try_clone()?)
             .stderr(slave.try_clone()?);
-        let child = command.spawn().context("cannot start boot")?;
+        let child = command.spawn().context("cannot start it")?;
         drop(command);
         seen.follow(master.try_clone()?);
         Ok(Self {
@@ -309,8 +340,31 @@ impl Session {
 
     /// Types a line once the Guest's prompt has been there `times` times.
     fn at_prompt(&mut self, times: usize, line: &str) -> Result<()> {
-        self.seen.wait_for(PROMPT, times)?;
+        self.at(PROMPT, times, line)
+    }
+
+    /// Types a line once a text has been there `times` times.
+    ///
+    /// # Errors
+    ///
+    /// When it does not come.
+    pub fn at(&mut self, text: &str, times: usize, line: &str) -> Result<()> {
+        self.seen.wait_for(text, times)?;
         self.type_in(line)
+    }
+
+    /// Waits for a text.
+    ///
+    /// # Errors
+    ///
+    /// When it does not come.
+    pub fn wait_for(&self, text: &str) -> Result<()> {
+        self.seen.wait_for(text, 1)
+    }
+
+    /// All that has been seen.
+    pub fn text(&self) -> String {
+        self.seen.text()
     }
 
     fn end(&mut self) -> Result<ExitStatus> {
@@ -319,13 +373,17 @@ impl Session {
             if let Some(status) = self.child.try_wait()? {
                 return Ok(status);
             }
-            ensure!(Instant::now() < end, "boot did not end");
+            ensure!(Instant::now() < end, "it did not end");
             thread::sleep(Duration::from_millis(20));
         }
     }
 
     /// Waits for the end and checks the status, and that the terminal is as it was.
-    fn expect(&mut self, code: i32) -> Result<()> {
+    ///
+    /// # Errors
+    ///
+    /// When it does not end so.
+    pub fn expect(&mut self, code: i32) -> Result<()> {
         let status = self.end()?;
         ensure!(status.code() == Some(code), "{status} instead of {code}");
         if let Some((slave, before)) = &self.terminal {
@@ -497,7 +555,9 @@ fn guests(session: &mut Session) -> Result<()> {
     second.seen.wait_for(SHELL, 1)?;
     refused(session, "2", "somebody is attached to Guest 2 already")?;
     second.type_in("ping 10.0.0.1 2\r")?;
-    second.seen.wait_for("bytes from 10.0.0.1: 0", 1)?;
+    second.seen.wait_for("bytes from 10.0.0.1: 0, ", 1)?;
+    // The whole line: one that is not finished would be shown again.
+    second.seen.wait_for(" ms\r\n", 1)?;
     second.type_in(&format!("{CTRL_BRACKET}q"))?;
     second.expect(0)?;
     second.seen.wait_for("Guest 2 goes on.", 1)?;

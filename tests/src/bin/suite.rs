@@ -240,6 +240,7 @@ fn host(report: &mut Report, options: &Options) -> Result<()> {
     let prompts: Vec<_> = prompt::TESTS
         .iter()
         .filter(|test| report.wants("prompt", test.name))
+        .filter(|test| options.long || report.is_filtered() || test.samples(&commit))
         .collect();
     if plan.is_empty() && prompts.is_empty() {
         return Ok(());
