@@ -581,6 +581,9 @@ fn guests(session: &mut Session) -> Result<()> {
 /// The second one's crash is told to both who look at it and who began the run, and that goes on.
 fn guests_pipe(session: &mut Session) -> Result<()> {
     session.seen.wait_for(PROMPT, 1)?;
+    let mut pipe = Session::spawn(&["attach", "2"], Arc::clone(&session.places), true)?;
+    pipe.expect(3)?;
+    pipe.seen.wait_for("attaching needs a terminal", 1)?;
     let mut second = session.attach("2")?;
     second.at_prompt(1, "crash\r")?;
     second.expect(5)?;
