@@ -401,6 +401,11 @@ pub const CASES: &[Case] = &[
         network::slots,
     ),
     case(
+        "net-cards",
+        "a network card that could not be bound leaves nothing behind",
+        network::cards,
+    ),
+    case(
         "net-scribbler",
         "a Guest that writes over everybody's MAC hurts nobody",
         network::scribbler,

@@ -9,6 +9,7 @@
 
 extern crate alloc;
 
+mod cards;
 mod packets;
 mod scribble;
 mod talk;
@@ -28,6 +29,7 @@ fn run(_: &'static BootInfo) -> ! {
         Some("talk") => talk::talk(),
         Some("scribble") => scribble::scribble(),
         Some("udp") => packets::udp(),
+        Some("cards") => cards::cards(),
         Some("ping") => packets::ping(),
         Some("answer") => packets::answer(),
         other => panic!("no case is called {other:?}"),

@@ -456,6 +456,17 @@ pub fn tap(bench: &mut Bench) -> Result<()> {
     host::wait_until_free()
 }
 
+/// A Guest starts its card without room for a binding, and then over and over.
+pub fn cards(_: &mut Bench) -> Result<()> {
+    for option in [SHARED, "--tunnet=192.168.19.1"] {
+        new_network()?;
+        let ended = wire(option, &["case=cards"])?.finish()?;
+        ended.expect_code(OFF)?;
+        ensure!(number(&ended, "rounds")? == 64, "{}", ended.said());
+    }
+    host::wait_until_free()
+}
+
 /// What cannot be: a bridge, in this Linux, and options that make no sense.
 pub fn refused(_: &mut Bench) -> Result<()> {
     host::load_module()?;
