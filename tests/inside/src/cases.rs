@@ -26,6 +26,7 @@ mod leaks;
 mod leaving;
 mod many;
 mod measures;
+mod misuse;
 mod neighbours;
 mod network;
 mod newborn;
@@ -708,6 +709,21 @@ pub const CASES: &[Case] = &[
         "timer-storm",
         "timers of a nanosecond, and Guests that end with one set",
         timer::timer_storm,
+    ),
+    case(
+        "programs-first",
+        "process 1 beside a driver's task, its words, and its end",
+        misuse::first,
+    ),
+    case(
+        "programs-misuse",
+        "bad addresses, an orphan's fault, two who read the console",
+        misuse::misuse,
+    ),
+    case(
+        "programs-hungry",
+        "programs that want all memory leave the kernel and the shell alive",
+        misuse::hungry,
     ),
     case(
         "initial-disk",

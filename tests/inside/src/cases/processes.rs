@@ -66,7 +66,7 @@ fn numbers() -> &'static [u8] {
 }
 
 /// An ELF file with this code at [`BASE`].
-fn program(code: &[u8]) -> Vec<u8> {
+pub(super) fn program(code: &[u8]) -> Vec<u8> {
     const HEADERS: u64 = 64 + 56;
     let mut file = Vec::new();
     file.extend(b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0");
@@ -124,11 +124,16 @@ fn entry(name: &str, bytes: &[u8]) -> Vec<u8> {
 
 /// The initial disk with the two programs in it.
 fn disk() -> Result<PathBuf> {
+    disk_with(&[("bin/spin", spin()), ("bin/numbers", numbers())])
+}
+
+/// The initial disk with programs that have this code.
+pub(super) fn disk_with(programs: &[(&str, &[u8])]) -> Result<PathBuf> {
     let mut disk = fs::read(DISK).with_context(|| format!("{DISK}: `make initrd`"))?;
     let end = disk.windows(10).rposition(|name| name == b"TRAILER!!!");
     // Its header is before it.
     disk.truncate(end.context("an archive without an end")? - 110);
-    for (name, code) in [("bin/spin", spin()), ("bin/numbers", numbers())] {
+    for (name, code) in programs {
         disk.extend(entry(name, &program(code)));
     }
     disk.extend(entry("TRAILER!!!", &[]));

@@ -20,7 +20,7 @@ const PROMPT: &str = "$ ";
 const OFF: i32 = 0;
 
 /// Somebody at the console of a Guest whose shell waits for a line.
-struct Session {
+pub(super) struct Session {
     guest: Guest,
     /// How much of the output has been looked at.
     read: usize,
@@ -34,16 +34,52 @@ impl Session {
 
     /// The same with more options of the Launcher's.
     fn with(options: &[&str], memory: &str) -> Result<Self> {
+        Self::of(&[options, &[INITRD, memory, "/guests/guest"]].concat())
+    }
+
+    /// Starts a Guest with these arguments of the Launcher's and waits for the first prompt.
+    pub(super) fn of(arguments: &[&str]) -> Result<Self> {
         host::load_module()?;
-        let arguments = [options, &[INITRD, memory, "/guests/guest"]].concat();
-        let guest = Guest::launch(&arguments)?;
+        let guest = Guest::launch(arguments)?;
         let mut session = Self { guest, read: 0 };
         session.until_prompt()?;
         Ok(session)
     }
 
+    /// All that has been said so far.
+    pub(super) fn said(&self) -> Result<String> {
+        Ok(self.guest.output_until(|_| true)?.replace('\r', ""))
+    }
+
+    /// Waits until all of these have been said.
+    pub(super) fn until(&mut self, words: &[&str]) -> Result<()> {
+        let read = self.read;
+        let text = self.guest.output_until(|text| {
+            let new = text.get(read..).unwrap_or_default();
+            words.iter().all(|word| new.contains(word))
+        })?;
+        self.read = text.len();
+        Ok(())
+    }
+
+    /// Waits until something has been said so often.
+    pub(super) fn until_count(&mut self, word: &str, times: usize) -> Result<()> {
+        let read = self.read;
+        let text = self.guest.output_until(|text| {
+            let new = text.get(read..).unwrap_or_default();
+            new.matches(word).count() >= times
+        })?;
+        self.read = text.len();
+        Ok(())
+    }
+
+    /// Types bytes, and does not wait for anything.
+    pub(super) fn send(&mut self, bytes: &[u8]) -> Result<()> {
+        self.guest.send(bytes)
+    }
+
     /// All that is said up to the next prompt.
-    fn until_prompt(&mut self) -> Result<String> {
+    pub(super) fn until_prompt(&mut self) -> Result<String> {
         let read = self.read;
         let text = self
             .guest
@@ -54,7 +90,7 @@ impl Session {
     }
 
     /// Types a line; gives what is said before the next prompt, without the line itself.
-    fn line(&mut self, line: &str) -> Result<String> {
+    pub(super) fn line(&mut self, line: &str) -> Result<String> {
         self.guest.send(format!("{line}\n").as_bytes())?;
         let said = self.until_prompt().with_context(|| line.to_owned())?;
         let answer = said.strip_prefix(&format!("{line}\n"));
@@ -63,7 +99,7 @@ impl Session {
     }
 
     /// Types lines whose answers are known.
-    fn expect(&mut self, lines: &[(&str, &str)]) -> Result<()> {
+    pub(super) fn expect(&mut self, lines: &[(&str, &str)]) -> Result<()> {
         for (line, answer) in lines {
             let said = self.line(line)?;
             ensure!(said == *answer, "{line:?} gives {said:?}, not {answer:?}");
@@ -72,7 +108,7 @@ impl Session {
     }
 
     /// Types a line after which the Guest is switched off.
-    fn last_line(mut self, line: &str) -> Result<Ended> {
+    pub(super) fn last_line(mut self, line: &str) -> Result<Ended> {
         self.guest.send(line.as_bytes())?;
         let ended = self.guest.finish()?;
         ended.expect_code(OFF)?;
@@ -152,6 +188,14 @@ pub fn interrupt(_: &mut Bench) -> Result<()> {
         session.until_prompt().with_context(|| line.to_owned())?;
         session.expect(&[("echo $?", "130\n")])?;
     }
+    // What was typed for the job goes with it, and is no command of the shell's.
+    session.guest.send(b"cat\n")?;
+    session.guest.wait_for("cat\n")?;
+    session.guest.send(b"half")?;
+    session.guest.wait_for("half")?;
+    session.guest.send(b"\x03")?;
+    session.until_prompt()?;
+    session.expect(&[("echo whole; echo $?", "whole\n0\n")])?;
     // The rest of the line is given up too; a line that is being typed is; nothing else.
     session.guest.send(b"sleep 1000; echo still here\n")?;
     std::thread::sleep(Duration::from_millis(300));
@@ -175,7 +219,14 @@ pub fn interrupt(_: &mut Bench) -> Result<()> {
             == 1,
         "one program sleeps in the background: {tasks:?}"
     );
+    // Nor does it end what the shell only waits for; but it ends the waiting.
+    session.guest.send(b"wait; echo never\n")?;
+    std::thread::sleep(Duration::from_millis(300));
+    session.guest.send(b"\x03")?;
+    let said = session.until_prompt()?;
+    ensure!(said == "wait; echo never\n^C\n", "{said:?}");
     session.expect(&[
+        ("echo $?", "130\n"),
         (
             &format!("kill {pid}; wait"),
             &format!("[{pid}] ended with 137\n"),
