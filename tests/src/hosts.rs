@@ -156,6 +156,8 @@ pub const KINDS: &[Kind] = &[
         section: "host-kasan",
         about: "a kernel built by clang with KASAN, four levels",
         cpu: "max,la57=off",
+        // A quarter of it is KASAN's own: its map of the rest, and what it keeps from reuse.
+        memory_mib: 1536,
         append: KASAN_WORDS,
         kernel: Kernel::Kasan,
         patience: 8,

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use nix::mount::{MsFlags, mount};
 use nix::sys::ptrace;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
@@ -157,6 +157,8 @@ fn kill_one(bench: &mut Bench, random: &mut Random) -> Result<&'static str> {
         bench.control.inject(Injection::Nmi { count: 1 })?;
     }
     thread::sleep(wait);
+    // The Launcher may just be forking; both signals are for the same process.
+    let victim = guest.pid();
     // At the same time as another signal, now and then.
     let with = [
         None,
@@ -167,9 +169,9 @@ fn kill_one(bench: &mut Bench, random: &mut Random) -> Result<&'static str> {
     ];
     if let Some(signal) = with[random.below(5) as usize] {
         // It may have ended by itself.
-        let _ = guest.signal(signal);
+        let _ = kill(victim, signal);
     }
-    let _ = guest.signal(Signal::SIGKILL);
+    let _ = kill(victim, Signal::SIGKILL);
     let ended = guest.finish_within(SECONDS_TO_DIE)?;
     let code = ended.code();
     ensure!(
@@ -292,7 +294,7 @@ pub(super) fn with_breakpoint(pid: Pid) -> Result<()> {
     // In the middle of `read()` a step ends only when the call does.
     thread::sleep(Duration::from_millis(20));
     if waitpid(pid, Some(WaitPidFlag::WNOHANG))? == WaitStatus::StillAlive {
-        nix::sys::signal::kill(pid, Signal::SIGSTOP)?;
+        kill(pid, Signal::SIGSTOP)?;
         waitpid(pid, Some(WaitPidFlag::__WALL))?;
     }
     ptrace::write_user(pid, register(7), 0)?;

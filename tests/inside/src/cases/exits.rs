@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::PathBuf;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -271,9 +272,10 @@ pub fn held_open(bench: &mut Bench) -> Result<()> {
 fn meanwhile(bench: &mut Bench) -> Result<()> {
     let rounds = if bench.long() { 400 } else { 40 };
     let over = AtomicBool::new(false);
+    let opening = Mutex::new(());
     let (looks, reloads) = thread::scope(|scope| {
-        let reader = scope.spawn(|| look_around(&over));
-        let result = come_and_go(rounds);
+        let reader = scope.spawn(|| look_around(&over, &opening));
+        let result = come_and_go(rounds, &opening);
         over.store(true, Ordering::Relaxed);
         let looks = reader.join().expect("the reader does not panic");
         result.map(|reloads| (looks, reloads))
@@ -286,7 +288,7 @@ fn meanwhile(bench: &mut Bench) -> Result<()> {
 }
 
 /// Gives how often the module was loaded anew.
-fn come_and_go(rounds: u64) -> Result<u64> {
+fn come_and_go(rounds: u64, opening: &Mutex<()>) -> Result<u64> {
     let mut reloads = 0;
     for round in 0..rounds {
         host::load_module()?;
@@ -298,7 +300,7 @@ fn come_and_go(rounds: u64) -> Result<u64> {
         if round % 4 == 3 {
             // Refused as long as the reader has a file open.
             let end = Instant::now() + patience();
-            while let Err(error) = host::unload_module() {
+            while let Err(error) = unload(opening) {
                 ensure!(Instant::now() < end, "{error:#}");
             }
             reloads += 1;
@@ -307,17 +309,47 @@ fn come_and_go(rounds: u64) -> Result<u64> {
     Ok(reloads)
 }
 
+/// Unloads the module while others open its files, but not until Linux calls it "going".
+///
+/// Between the moment when `delete_module` has taken the last reference and the one when it says so
+/// of the module, whoever opens a file of its in debugfs is told that the module "did not clean up
+/// at exit", with a warning. That is a mistake of Linux's, and of no consequence.
+fn unload(opening: &Mutex<()>) -> Result<()> {
+    thread::scope(|scope| {
+        let nobody = opening.lock().expect("nobody panics with it");
+        let unloading = scope.spawn(host::unload_module);
+        let live = || {
+            let state = fs::read_to_string("/sys/module/lguest/initstate");
+            state.is_ok_and(|state| state.trim() == "live")
+        };
+        while live() && !unloading.is_finished() {
+            thread::yield_now();
+        }
+        drop(nobody);
+        unloading.join().expect("it does not panic")
+    })
+}
+
 /// Reads all files that are there, over and over. Gives how many texts there were.
-fn look_around(over: &AtomicBool) -> u64 {
+fn look_around(over: &AtomicBool, opening: &Mutex<()>) -> u64 {
     let mut looks = 0;
     while !over.load(Ordering::Relaxed) {
         let guests = fs::read_dir(GUESTS).into_iter().flatten().flatten();
         let mut folders: Vec<PathBuf> = guests.map(|entry| entry.path()).collect();
         folders.push(FOLDER.into());
         for folder in folders {
-            fs::write(folder.join("record"), "1").ok();
+            {
+                let _one = opening.lock().expect("nobody panics with it");
+                fs::write(folder.join("record"), "1").ok();
+            }
+            let mut text = String::new();
             for name in ["exits", "ring", "record", "counters"] {
-                looks += u64::from(fs::read_to_string(folder.join(name)).is_ok());
+                let file = {
+                    let _one = opening.lock().expect("nobody panics with it");
+                    File::open(folder.join(name))
+                };
+                let read = file.is_ok_and(|mut file| file.read_to_string(&mut text).is_ok());
+                looks += u64::from(read);
             }
         }
     }
