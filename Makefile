@@ -19,7 +19,7 @@ RUN_FLAGS := $(if $(HOST),--host-shell) $(if $(MONITOR),--monitor) $(if $(GUESTS
 # How many there can be, and so which one can be meant.
 NUMBERS := 1 2 3 4
 
-.PHONY: help setup setup-long doctor tangle check workspace lock module guest initrd launcher programs \
+.PHONY: help setup setup-long doctor tangle sync check workspace lock module guest initrd launcher programs \
 	run attach recording check-GUESTS check-N test test-long test-list gdb bench book serve clean distclean
 
 help: ## this list
@@ -39,6 +39,9 @@ setup-long: ## the same, and the two kernels of test-long (half an hour more)
 tangle: ## take the code out of the chapters
 	@[ -x target/release/tangle ] || echo 'Building tangle first (about a minute).'
 	@$(TANGLE) tangle
+
+sync: ## take what was changed in generated files back into the chapters
+	@$(TANGLE) sync
 
 check: ## is the book in order, and the code its faithful copy
 	@$(TANGLE) check

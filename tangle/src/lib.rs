@@ -6,6 +6,7 @@
 //! files. [`Book`] is the model of all that, built from [`config::Input`]; [`write::run`] brings
 //! the files on the disk up to date; [`map::Map`] leads from a line of a file back to its chapter.
 
+mod base;
 pub mod book;
 pub mod check;
 pub mod config;
@@ -18,6 +19,7 @@ pub mod parse;
 pub mod problem;
 pub mod source;
 pub mod symbols;
+pub mod sync;
 mod target;
 pub mod weave;
 pub mod write;

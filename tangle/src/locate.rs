@@ -67,6 +67,13 @@ pub fn locate<'a>(map: &'a Map, root: &Path, cwd: &Path, query: &Query) -> Answe
     Answer::NoFile
 }
 
+/// A path as the book writes it: from the root. One that is not below it stays as it is.
+#[must_use]
+pub fn path_of(root: &Path, cwd: &Path, path: &Path) -> String {
+    let from = |folder: &Path| below(root, &folder.join(path)).filter(|p| root.join(p).exists());
+    from(cwd).or_else(|| from(root)).unwrap_or_else(|| path.display().to_string())
+}
+
 /// A path from the root, if it is below it.
 fn below(root: &Path, full: &Path) -> Option<String> {
     let lexical = PathBuf::from("/").join(normal(full.strip_prefix("/").ok()?)?);

@@ -2,7 +2,9 @@
 
 //! The `tangle` command.
 
-use std::io::{self, BufRead, IsTerminal, Write};
+mod commands;
+
+use std::io::{self, BufRead, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -10,10 +12,11 @@ use clap::{Parser, Subcommand};
 use tangle::filter::Filter;
 use tangle::locate::{self, Answer, Query};
 use tangle::map::Map;
-use tangle::problem::{self, Look};
 use tangle::symbols::{self, Frame, Lines, Spot};
 use tangle::write::{self, Options};
-use tangle::{Book, Finding, Source, check, config, weave};
+use tangle::{Book, Finding, check, config, weave};
+
+use commands::{count, print_findings, say};
 
 /// Takes the code out of the chapters of a book, and finds its way back.
 #[derive(Parser)]
@@ -45,6 +48,7 @@ struct TangleArgs {
 enum Cmd {
     /// Write what changed (the same as no command)
     Tangle(TangleArgs),
+    Sync(commands::sync::Args),
     /// Look for what CI refuses: formatting, traps of mdBook, unexplained hidden code, old outputs
     Check {
         /// Say nothing when all is well
@@ -134,6 +138,7 @@ fn main() -> ExitCode {
             };
             tangle(&root, &either)
         }
+        Some(Cmd::Sync(args)) => commands::sync::run(&root, &args),
         Some(Cmd::Check { quiet, json }) => run_check(&root, quiet, json),
         Some(Cmd::Locate { places, module, json }) => {
             run_locate(&root, &places, module.as_deref(), json)
@@ -154,14 +159,6 @@ fn done(result: io::Result<()>) -> ExitCode {
         }
         _ => ExitCode::SUCCESS,
     }
-}
-
-fn count(n: usize, word: &str) -> String {
-    format!("{n} {word}{}", if n == 1 { "" } else { "s" })
-}
-
-fn say(line: &str) {
-    let _ = writeln!(io::stdout(), "{line}");
 }
 
 fn root(given: Option<PathBuf>) -> Option<PathBuf> {
@@ -366,22 +363,4 @@ fn run_filter(root: &Path, from: Option<&Path>, module: Option<&Path>) -> io::Re
     }
     output.write_all(filter.finish().as_bytes())?;
     output.flush()
-}
-
-fn print_findings(findings: &[Finding], sources: &[Source], consequence: &str) {
-    if findings.is_empty() {
-        return;
-    }
-    let terminal = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let look = Look { colour: terminal, ..Look::default() };
-    eprint!("{}", problem::render(findings, sources, look));
-    let errors = findings.iter().filter(|finding| finding.is_error()).count();
-    let warnings = findings.len() - errors;
-    let said: Vec<String> = [(errors, "error"), (warnings, "warning")]
-        .into_iter()
-        .filter(|&(n, _)| n > 0)
-        .map(|(n, word)| count(n, word))
-        .collect();
-    let end = if errors > 0 { consequence } else { "" };
-    eprintln!("tangle: {}{end}", said.join(", "));
 }

@@ -571,8 +571,21 @@ fn bad_path(path: &str) -> Option<&'static str> {
     })
 }
 
+/// A line as it is written in a block of `language` so that the file gets exactly this text:
+/// `// <<x>>` would be a reference, and needs a backslash.
+pub(crate) fn written(line: &str, language: &str) -> String {
+    let forms = Forms::of(language);
+    let at = match classify(line, forms) {
+        Class::Text => return line.to_owned(),
+        Class::Escaped(at) => at,
+        // Blanks may stand between `<<` and the name, nothing else.
+        Class::Reference(name) => line[..name.start].rfind("<<").unwrap_or(name.start),
+    };
+    format!("{}\\{}", &line[..at], &line[at..])
+}
+
 /// Whether a line closes a fence of `ticks` times `mark`.
-fn closes(line: &str, mark: u8, ticks: usize) -> bool {
+pub(crate) fn closes(line: &str, mark: u8, ticks: usize) -> bool {
     let blanks = line.bytes().take_while(|&b| b == b' ').count();
     let rest = &line.as_bytes()[blanks..];
     let run = rest.iter().take_while(|&&b| b == mark).count();
@@ -746,6 +759,19 @@ mod tests {
     fn a_backslash_keeps_the_text() {
         assert_eq!(classify("// \\<<x>>", Forms::of("rust")), Class::Escaped(3));
         assert_eq!(classify("  # \\\\<<X y>>", Forms::of("sh")), Class::Escaped(4));
+    }
+
+    #[test]
+    fn what_looks_like_a_reference_gets_a_backslash() {
+        for (line, language, expected) in [
+            ("// <<x>>", "rust", "// \\<<x>>"),
+            ("  /* << x >> */", "c", "  /* \\<< x >> */"),
+            ("// \\<<x>>", "rust", "// \\\\<<x>>"),
+            ("# <<x>>", "rust", "# <<x>>"),
+            ("x(); // <<x>>", "rust", "x(); // <<x>>"),
+        ] {
+            assert_eq!(written(line, language), expected);
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ use miette::{
 use thiserror::Error;
 
 use crate::source::{Place, Source};
+pub use crate::sync::Refusal;
 
 /// How much a finding matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -225,6 +226,11 @@ pub enum Problem {
         reason: &'static str,
     },
 
+    // What `sync` and `fmt` cannot do.
+    /// A change that cannot be taken back into a chapter.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+
     // What `check` looks for.
     /// Blanks at the end of a line.
     #[error("blanks at the end of the line")]
@@ -315,6 +321,7 @@ impl Problem {
             Self::Edited { .. } => "edited",
             Self::EditedStale(_) => "edited-stale",
             Self::Foreign { .. } => "foreign",
+            Self::Refused(refusal) => refusal.code(),
             Self::TrailingBlanks => "trailing-blanks",
             Self::HiddenLine => "hidden-line",
             Self::Expands => "expands",
@@ -341,6 +348,7 @@ impl Problem {
             Self::Unused { .. } => "defined here",
             Self::Cycle(_) => "this closes it",
             Self::Edited { .. } => "the line of the chapter it came from",
+            Self::Refused(refusal) => refusal.label(),
             Self::TooLong(_) | Self::NoWhy => "this block",
             _ => "here",
         }
@@ -422,17 +430,17 @@ impl Problem {
             }
             Self::Cycle(_) => "one of these references has to go".into(),
             Self::TooLarge(..) => "chunks that use a chunk twice, again and again, multiply".into(),
-            Self::Edited { path, .. } => format!(
-                "nothing was written. Take the change into the chapter, then delete {path} and run \
-                 tangle again (a later `tangle sync` will do that for you); {FORCE}"
+            Self::Edited { .. } => format!(
+                "nothing was written. `tangle sync` takes the change into the chapter; {FORCE}"
             ),
             Self::EditedStale(path) => format!(
-                "nothing was written. Take what you want to keep into a chapter, then delete {path} \
-                 (a later `tangle sync` will help with that); {FORCE}"
+                "nothing was written. Take what you want to keep into a chapter, then delete \
+                 {path}; {FORCE}"
             ),
             Self::Foreign { path, .. } => {
                 format!("nothing was written. Move {path} away or delete it; {FORCE}")
             }
+            Self::Refused(refusal) => refusal.help(),
             Self::TrailingBlanks => "take them off: they get lost in editors and reviews".into(),
             Self::HiddenLine => {
                 "on the page `# ` and `#` alone are hidden and `##` loses a `#`; say it another way \

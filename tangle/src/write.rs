@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::base;
 use crate::book::Book;
 use crate::config::Input;
 use crate::map::{self, Map};
@@ -35,7 +36,7 @@ struct Hash(#[serde(with = "map::hex")] u128);
 
 /// What tangle remembers from run to run.
 #[derive(Debug, Default, Serialize, Deserialize)]
-struct State {
+pub(crate) struct State {
     version: u32,
     /// [`Input::key`] of the last run that left everything in order.
     inputs: Option<Hash>,
@@ -49,7 +50,7 @@ struct State {
 }
 
 impl State {
-    fn read(root: &Path) -> Self {
+    pub(crate) fn read(root: &Path) -> Self {
         let state: Option<Self> =
             fs::read(root.join(STATE)).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
         state.filter(|state| state.version == VERSION).unwrap_or_default()
@@ -62,12 +63,31 @@ impl State {
     }
 
     /// Whether tangle wrote a file with this hash at this path.
-    fn wrote(&self, path: &str, hash: u128) -> bool {
+    pub(crate) fn wrote(&self, path: &str, hash: u128) -> bool {
         [self.outputs.get(path), self.pending.get(path)].contains(&Some(&Hash(hash)))
     }
 
-    fn knows(&self, path: &str) -> bool {
+    pub(crate) fn knows(&self, path: &str) -> bool {
         self.outputs.contains_key(path) || self.pending.contains_key(path)
+    }
+
+    /// Every path that tangle wrote or was about to write.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &String> {
+        let more = self.pending.keys().filter(|path| !self.outputs.contains_key(*path));
+        self.outputs.keys().chain(more)
+    }
+
+    /// The hash of what was written at a path; nothing if a run was interrupted and it may be one
+    /// or the other.
+    pub(crate) fn written(&self, path: &str) -> Option<u128> {
+        let written = self.outputs.get(path)?;
+        let pending = self.pending.get(path);
+        pending.is_none_or(|pending| pending == written).then_some(written.0)
+    }
+
+    /// Takes a file as it is on the disk for one that may be written over.
+    pub(crate) fn accept(&mut self, path: &str, hash: u128) {
+        self.outputs.insert(path.to_owned(), Hash(hash));
     }
 }
 
@@ -154,7 +174,7 @@ fn index(root: &Path) -> Option<(u64, String)> {
 }
 
 /// What lies where an output belongs.
-enum OnDisk {
+pub(crate) enum OnDisk {
     Nothing,
     /// A file with these bytes.
     File(Vec<u8>),
@@ -162,7 +182,7 @@ enum OnDisk {
     Other(&'static str),
 }
 
-fn on_disk(path: &Path) -> Result<OnDisk, io::Error> {
+pub(crate) fn on_disk(path: &Path) -> Result<OnDisk, io::Error> {
     let meta = match fs::symlink_metadata(path) {
         Ok(meta) => meta,
         // A file where a folder should be is found when the folder is made.
@@ -197,16 +217,31 @@ struct Plan {
     conflicts: Vec<Finding>,
 }
 
+/// Waits until no other run writes below `root`; the others wait until what comes back is dropped.
+pub(crate) fn lock(root: &Path) -> Result<fs::File, Problem> {
+    let folder = root.join(FOLDER);
+    fs::create_dir_all(&folder).map_err(|e| failed("create", FOLDER, &e))?;
+    let lock = fs::File::create(root.join(LOCK)).map_err(|e| failed("create", LOCK, &e))?;
+    lock.lock().map_err(|e| failed("lock", LOCK, &e))?;
+    Ok(lock)
+}
+
 fn write(book: &Book, key: u128, options: Options) -> Result<Report, Vec<Finding>> {
+    let _lock = lock(book.root()).map_err(|problem| vec![Finding::nowhere(problem)])?;
+    // Read again under the lock: another run may have finished in between.
+    let state = State::read(book.root());
+    write_locked(book, key, state, options)
+}
+
+/// Brings the disk up to date, while the lock is held.
+pub(crate) fn write_locked(
+    book: &Book,
+    key: u128,
+    mut state: State,
+    options: Options,
+) -> Result<Report, Vec<Finding>> {
     let root = book.root();
     let one = |problem| vec![Finding::nowhere(problem)];
-    let folder = root.join(FOLDER);
-    fs::create_dir_all(&folder).map_err(|e| one(failed("create", FOLDER, &e)))?;
-    let lock = fs::File::create(root.join(LOCK)).map_err(|e| one(failed("create", LOCK, &e)))?;
-    lock.lock().map_err(|e| one(failed("lock", LOCK, &e)))?;
-
-    // Read again under the lock: another run may have finished in between.
-    let mut state = State::read(root);
     let plan = plan(book, &state, options)?;
     if !plan.conflicts.is_empty() {
         return Err(plan.conflicts);
@@ -227,6 +262,7 @@ fn write(book: &Book, key: u128, options: Options) -> Result<Report, Vec<Finding
         state.pending.clone_from(&hashes);
         state.write(root).map_err(one)?;
     }
+    write_base(book, &plan).map_err(one)?;
     for path in &plan.remove {
         remove(root, path).map_err(one)?;
         report.removed.push(path.clone());
@@ -259,9 +295,8 @@ fn write(book: &Book, key: u128, options: Options) -> Result<Report, Vec<Finding
 fn plan(book: &Book, state: &State, options: Options) -> Result<Plan, Vec<Finding>> {
     let root = book.root();
     let mut plan = Plan::default();
-    let mut stale: Vec<&String> = state.outputs.keys().chain(state.pending.keys()).collect();
+    let mut stale: Vec<&String> = state.paths().collect();
     stale.sort();
-    stale.dedup();
     stale.retain(|path| book.output_named(path).is_none());
     for path in stale {
         // A record from elsewhere must not make tangle remove what is not below the root.
@@ -379,6 +414,15 @@ fn edited(book: &Book, index: usize, bytes: &[u8]) -> Finding {
     Finding::error(problem, at)
 }
 
+/// Keeps what is about to be written, for [`crate::sync`].
+fn write_base(book: &Book, plan: &Plan) -> Result<(), Problem> {
+    let root = book.root();
+    if plan.write.is_empty() && plan.remove.is_empty() && root.join(base::PATH).is_file() {
+        return Ok(());
+    }
+    replace(root, base::PATH, &base::encode(book.outputs()))
+}
+
 fn write_map(book: &Book) -> Result<(), Problem> {
     let mut text =
         serde_json::to_vec(&Map::of(book)).map_err(|e| failed("write", map::PATH, &e.into()))?;
@@ -387,7 +431,7 @@ fn write_map(book: &Book) -> Result<(), Problem> {
     if same { Ok(()) } else { replace(book.root(), map::PATH, &text) }
 }
 
-fn failed(action: &'static str, path: &str, error: &io::Error) -> Problem {
+pub(crate) fn failed(action: &'static str, path: &str, error: &io::Error) -> Problem {
     Problem::Io { action, path: path.to_owned(), reason: error.to_string() }
 }
 
@@ -416,10 +460,16 @@ fn remove_empty(folder: &Path) {
 }
 
 /// Puts a whole file in place of another in one step.
-fn replace(root: &Path, path: &str, bytes: &[u8]) -> Result<(), Problem> {
+pub(crate) fn replace(root: &Path, path: &str, bytes: &[u8]) -> Result<(), Problem> {
     let full = root.join(path);
     let temporary = root.join(format!("{FOLDER}/{}.new", std::process::id()));
-    let done = fs::write(&temporary, bytes).and_then(|()| match fs::rename(&temporary, &full) {
+    // A script that was made executable stays so.
+    let mode = fs::metadata(&full).map(|meta| meta.permissions());
+    let written = fs::write(&temporary, bytes).and_then(|()| match mode {
+        Ok(mode) => fs::set_permissions(&temporary, mode),
+        Err(_) => Ok(()),
+    });
+    let done = written.and_then(|()| match fs::rename(&temporary, &full) {
         // The target lies on another file system: only there can it be renamed.
         Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
             let beside = beside(&full);
@@ -455,7 +505,7 @@ fn remove(root: &Path, path: &str) -> Result<(), Problem> {
 }
 
 /// Copies a file into `.tangle/kept/`, under a name that says which version of it it is.
-fn keep(root: &Path, path: &str) -> Result<String, Problem> {
+pub(crate) fn keep(root: &Path, path: &str) -> Result<String, Problem> {
     let bytes = fs::read(root.join(path)).map_err(|e| failed("read", path, &e))?;
     let copy = format!("{KEPT}/{path}.{:08x}", hash(&bytes) >> 96);
     make_folder(root, &copy)?;

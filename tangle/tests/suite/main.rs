@@ -12,4 +12,5 @@ mod messages;
 mod outputs;
 mod property;
 mod symbols;
+mod sync;
 mod syntax;

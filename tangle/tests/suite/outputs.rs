@@ -188,7 +188,7 @@ fn no_temporary_file_stays_and_files_are_readable_by_all() {
         names
     };
     assert_eq!(names("out"), ["a"]);
-    assert_eq!(names(".tangle"), ["lock", "map.json", "state.json"]);
+    assert_eq!(names(".tangle"), ["lock", "map.json", "state.json", "written"]);
     let mode = |path: &str| fs::metadata(project.path(path)).expect("there").permissions().mode();
     assert_eq!(mode("out/a"), mode("book/a.md"));
 }

@@ -4,6 +4,7 @@
 
 use proptest::prelude::*;
 use tangle::map::Map;
+use tangle::sync::Between;
 use tangle::{Book, OutputId, Placement};
 
 use crate::syntax::build;
@@ -238,6 +239,65 @@ proptest! {
         }
     }
 
+    /// A file that was changed anywhere comes back exactly, or it is said why not.
+    #[test]
+    fn edits_come_back_exactly(
+        chunks in tree(),
+        edits in prop::collection::vec((any::<prop::sample::Index>(), edit()), 1..4),
+        between in prop::sample::select(vec![Between::Ask, Between::Before, Between::After]),
+    ) {
+        let texts = chunks.iter().flat_map(|c| c.parts.iter().flat_map(|(_, lines)| lines));
+        prop_assume!(texts.clone().all(|line| !matches!(line, Line::Text(t) if !harmless(t))));
+        let book = book_of(&chapters(&chunks));
+        let id = book.output_named("out").expect("the file");
+        let mut lines: Vec<String> = book.output(id).text.lines().map(str::to_owned).collect();
+        for (at, edit) in edits {
+            match edit {
+                Edit::Remove if lines.is_empty() => {}
+                Edit::Remove => drop(lines.remove(at.index(lines.len()))),
+                Edit::Change(text) if !lines.is_empty() => {
+                    let line = at.index(lines.len());
+                    let kept = lines[line].len() - lines[line].trim_start().len();
+                    lines[line] = format!("{}{text}", &lines[line][..kept]);
+                }
+                Edit::Change(text) | Edit::Add(text) => lines.insert(at.index(lines.len() + 1), text),
+            }
+        }
+        while lines.last().is_some_and(String::is_empty) {
+            lines.pop();
+        }
+        let wanted: String = lines.iter().map(|line| format!("{line}\n")).collect();
+        match tangle::sync::back(&book, &[(id, wanted.clone())], between) {
+            Ok(back) => {
+                let mut texts: Vec<(String, String)> =
+                    book.chapters().map(|(_, source)| (source.path.clone(), source.text.clone())).collect();
+                for (source, text) in &back.chapters {
+                    let path = &book.source(*source).path;
+                    let old = texts.iter_mut().find(|(name, _)| name == path).expect("a chapter");
+                    old.1.clone_from(text);
+                }
+                let after = book_of(&texts);
+                prop_assert!(after.findings().is_empty());
+                for output in book.outputs() {
+                    let found = &after.output(after.output_named(&output.path).expect("there")).text;
+                    let wanted = if output.path == "out" { &wanted } else { &output.text };
+                    // What is only blank may have become empty.
+                    let blank = |text: &str| -> Vec<String> {
+                        text.trim_end().lines().map(|line| if line.trim().is_empty() { String::new() } else { line.to_owned() }).collect()
+                    };
+                    prop_assert_eq!(blank(found), blank(wanted));
+                }
+            }
+            Err(findings) => {
+                let codes: Vec<_> = findings.iter().map(|f| f.problem.code()).collect();
+                prop_assert!(!codes.is_empty());
+                for code in codes {
+                    prop_assert!(code.starts_with("sync-") && code != "sync-inexact", "{}", code);
+                }
+            }
+        }
+    }
+
     /// Whatever a chapter holds, the lines of its blocks are those that the Markdown parser sees.
     #[test]
     fn blocks_are_those_of_the_parser(pieces in prop::collection::vec(piece(), 0..24)) {
@@ -268,6 +328,26 @@ proptest! {
         let _ = tangle::problem::render(book.findings(), book.sources(), Default::default());
         let _ = tangle::check::traps(&book);
     }
+}
+
+/// What somebody does to a line of a generated file.
+#[derive(Debug, Clone)]
+enum Edit {
+    Add(String),
+    Change(String),
+    Remove,
+}
+
+fn edit() -> impl Strategy<Value = Edit> {
+    let text = prop_oneof![
+        "[a-z(){};]{0,12}",
+        "[ \t]{0,9}[a-z]{1,5}",
+        Just("// <<c1>>".to_owned()),
+        Just("# \\<<c1>>".to_owned()),
+        Just("```".to_owned()),
+        Just("  ~~~~~~".to_owned()),
+    ];
+    prop_oneof![text.clone().prop_map(Edit::Add), text.prop_map(Edit::Change), Just(Edit::Remove),]
 }
 
 fn piece() -> impl Strategy<Value = String> {
