@@ -132,12 +132,16 @@ pub fn build_inside() -> Result<PathBuf> {
 ///
 /// When the build fails, or the toolchain for it is missing.
 pub fn build_test_guests() -> Result<PathBuf> {
-    let target = target_directory().join("guests");
+    // Beside the book's Guest, and with the same flags, so that `core` is there already.
+    let target = root().join("workspace/target");
+    let remap = format!("--remap-path-prefix={}/=", root().display());
+    let flags = format!("target.{GUEST_TARGET}.rustflags=[{remap:?}]");
     let status = Command::new(env!("CARGO"))
         // The settings in tests/guests/.cargo are found from the current directory.
         .current_dir(root().join("tests/guests"))
         .args(["build", "--quiet", "--release", "--target-dir"])
         .arg(&target)
+        .args(["--config", &flags])
         .env("RUSTC", place("RUSTC_LGUEST")?)
         .env("RUSTC_BOOTSTRAP", "1")
         .env_remove("RUSTFLAGS")
@@ -146,7 +150,7 @@ pub fn build_test_guests() -> Result<PathBuf> {
         .status()
         .context("cannot start cargo")?;
     ensure!(status.success(), "building the test Guests failed");
-    Ok(target.join(GUEST_TARGET).join("release"))
+    Ok(guest_directory())
 }
 
 /// The toolchain that has the library's sources, for building what runs without a system.

@@ -19,6 +19,8 @@ use crate::report::Report;
 const BOOT: Duration = Duration::from_secs(180);
 /// How long one case may take. The longest needs about ten seconds on a machine that is busy.
 const CASE: Duration = Duration::from_secs(300);
+/// A kernel that can is told to look for lost memory after so many cases, and after the last.
+const SCAN_AFTER: usize = 8;
 /// How long a machine may take to end.
 const END: Duration = Duration::from_secs(30);
 
@@ -33,6 +35,8 @@ pub struct Runner {
     module: Option<PathBuf>,
     /// Whether cases are told to take their time.
     pub long: bool,
+    /// How many cases have passed in this machine without a look for lost memory.
+    unscanned: usize,
 }
 
 impl Runner {
@@ -49,20 +53,23 @@ impl Runner {
             boots: 0,
             module: kind.module(artifacts),
             long: false,
+            unscanned: 0,
         })
     }
 
-    /// Runs one case and reports it.
+    /// Runs one case and reports it; `last` says that it is the last one.
     ///
     /// # Errors
     ///
     /// When the report cannot be kept.
-    pub fn run(&mut self, report: &mut Report, name: &str) -> Result<()> {
+    pub fn run(&mut self, report: &mut Report, name: &str, last: bool) -> Result<()> {
         let section = self.kind.section;
         let full = format!("{section}/{name}");
         let begun = Instant::now();
         let mut notes = String::new();
-        let result = self.attempt(report, name, &mut notes);
+        let scan = last || self.unscanned + 1 == SCAN_AFTER;
+        let result = self.attempt(report, name, scan, &mut notes);
+        self.unscanned = if scan { 0 } else { self.unscanned + 1 };
         for line in notes.lines() {
             report.remark(line);
         }
@@ -120,6 +127,7 @@ impl Runner {
         &mut self,
         report: &Report,
         name: &str,
+        scan: bool,
         notes: &mut String,
     ) -> Result<(Verdict, String)> {
         let mut machine = match self.machine.take() {
@@ -127,7 +135,8 @@ impl Runner {
             None => self.boot(report)?,
         };
         let long = if self.long { " long" } else { "" };
-        machine.tell(&format!("case {name}{long}"))?;
+        let scan = if scan { " scan" } else { "" };
+        machine.tell(&format!("case {name}{long}{scan}"))?;
         let end = Instant::now() + CASE * self.kind.patience;
         loop {
             let left = end.saturating_duration_since(Instant::now());
@@ -152,6 +161,7 @@ impl Runner {
 
     fn boot(&mut self, report: &Report) -> Result<Machine> {
         self.boots += 1;
+        self.unscanned = 0;
         self.settings.log = self.kernel_log(report);
         let mut machine = Machine::start(&self.settings)?;
         let facts = machine.wait_until_ready(BOOT * self.kind.patience)?;

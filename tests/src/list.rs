@@ -148,8 +148,8 @@ impl List {
             _ => {}
         }
         runner.long = self.long;
-        for name in names {
-            runner.run(report, name)?;
+        for (number, name) in names.iter().enumerate() {
+            runner.run(report, name, number + 1 == names.len())?;
         }
         runner.end()
     }

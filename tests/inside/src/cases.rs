@@ -50,6 +50,8 @@ mod window;
 
 pub use requests::{WITH_LDT, with_ldt};
 
+use std::mem;
+
 use anyhow::{Result, ensure};
 
 use crate::host::{self, Control, KernelLog, Record, WARNING};
@@ -64,11 +66,26 @@ pub struct Bench {
     pub log: KernelLog,
     /// What the kernel said while it booted.
     pub boot: Vec<Record>,
-    /// What was said after the case's name: `long`, or `word=number`.
+    /// What was said after the case's name: `long`, `scan`, or `word=number`.
     pub words: Vec<String>,
+    /// The cases after which lost memory was not looked for yet.
+    pub unscanned: Vec<&'static str>,
 }
 
 impl Bench {
+    /// What is looked at after a case.
+    fn look_round(&mut self) -> Result<()> {
+        if host::module_loaded() {
+            host::wait_until_free()?;
+        }
+        nets::look()?;
+        if self.words.iter().any(|word| word == "scan") {
+            let cases = mem::take(&mut self.unscanned);
+            nets::scan(cases[0])?;
+        }
+        Ok(())
+    }
+
     /// Whether this is the long set, in which a case may take its time.
     pub fn long(&self) -> bool {
         self.words.iter().any(|word| word == "long")
@@ -425,6 +442,11 @@ pub const CASES: &[Case] = &[
         "net-tap",
         "the Host pings a Guest behind a tap, and the Guest the Host",
         network::tap,
+    ),
+    case(
+        "net-bridge",
+        "Guests at a bridge of the Host's ping each other",
+        network::bridge,
     ),
     case(
         "net-refused",
@@ -925,17 +947,13 @@ impl Case {
     /// Runs it, and looks afterwards whether the module still holds anything, into the nets of the
     /// kernel, if it has some, and for anything in its log that is not allowed.
     pub fn run(&self, bench: &mut Bench) -> Outcome {
-        let mut result = (self.body)(bench);
+        let result = (self.body)(bench);
+        bench.unscanned.push(self.name);
         // A case that failed may have left a Guest, and its own reason is the one to tell.
-        if host::module_loaded()
-            && result
-                .as_ref()
-                .err()
-                .is_none_or(|error| error.is::<NotHere>())
-        {
-            result = host::wait_until_free().and(result);
-        }
-        result = result.and_then(|()| nets::look());
+        let result = match result {
+            Err(error) if !error.is::<NotHere>() => Err(error),
+            good => bench.look_round().and(good),
+        };
         let said = bench
             .log
             .new_records()

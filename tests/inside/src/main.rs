@@ -60,6 +60,7 @@ fn work() -> Result<()> {
         log,
         boot,
         words: Vec::new(),
+        unscanned: Vec::new(),
     };
     let facts = host::facts(&bench.boot);
     bench.control.say("ready", &facts)?;

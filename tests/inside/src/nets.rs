@@ -55,10 +55,20 @@ pub fn look() -> Result<()> {
     if slabs_are_poisoned() {
         check_slabs()?;
     }
+    Ok(())
+}
+
+/// Looks for lost memory, where the kernel can: that takes about ten seconds, and is therefore not
+/// done after each case. What is found was lost in a case from `since` on.
+///
+/// # Errors
+///
+/// When something is found, or nothing can be looked for.
+pub fn scan(since: &str) -> Result<()> {
     if Path::new(KMEMLEAK).exists() {
         let lost = lost_memory()?;
         if !lost.is_empty() {
-            bail!("memory that no pointer leads to:\n{lost}");
+            bail!("memory that no pointer leads to, since the case `{since}`:\n{lost}");
         }
     }
     Ok(())

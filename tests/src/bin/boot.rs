@@ -182,7 +182,7 @@ fn run_cases(options: &Options, names: &[String]) -> Result<i32> {
     println!("up: Linux {facts}; its log: {}", machine.log().display());
     let mut status = 0;
     for name in names {
-        machine.tell(&format!("case {name}"))?;
+        machine.tell(&format!("case {name} scan"))?;
         loop {
             match machine.hear(Duration::from_secs(600) * options.host.patience)? {
                 Message::Start(name) => println!("case {name}"),

@@ -133,7 +133,7 @@ fn tools(report: &mut Report) -> Result<()> {
         "test-guests-formatted",
         &mut cargo("tests/guests", &guests),
     )?;
-    let target = artifacts::target_directory().join("guests-clippy");
+    let target = artifacts::target_directory().join("bare-clippy");
     let mut clippy = cargo(
         "tests/guests",
         &["clippy", "--quiet", "--release", "--target-dir"],
@@ -214,7 +214,7 @@ fn workspace(report: &mut Report, long: bool) -> Result<()> {
         &mut cargo("workspace", &clippy),
     )?;
     // What is compiled for the Guest only, with a compiler of its own, as for the test Guests.
-    let target = artifacts::target_directory().join("guest-clippy");
+    let target = artifacts::target_directory().join("bare-clippy");
     let bare = ["clippy", "--quiet", "--release"];
     let mut clippy = cargo("workspace", &bare);
     clippy

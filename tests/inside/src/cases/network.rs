@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! The network: Guests that share one, a Guest behind a tap, and one that means no good.
+//! The network: Guests that share one, Guests behind a tap or at a bridge, and one that means no
+//! good.
 //!
 //! The Guest is `wire`, which consists of the book's driver and sockets.
 
@@ -8,6 +9,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -456,6 +458,59 @@ pub fn tap(bench: &mut Bench) -> Result<()> {
     host::wait_until_free()
 }
 
+/// Two Guests on taps that are ports of a bridge: the Host pings the first, and the second pings
+/// both. Afterwards the bridge has no port.
+pub fn bridge(_: &mut Bench) -> Result<()> {
+    host::load_module()?;
+    busybox("brctl addbr br0")?;
+    busybox("ifconfig br0 192.168.20.1 up")?;
+    let with_mac = "--tunnet=bridge:br0:02:0:0:0:0:7";
+    let mut first = wire(with_mac, &["case=answer", "ip=192.168.20.2/24"])?;
+    first.wait_for("ready")?;
+    let ports = || Ok::<_, io::Error>(fs::read_dir("/sys/class/net/br0/brif")?.count());
+    ensure!(ports()? == 1, "{} ports of one Guest", ports()?);
+    let socket = icmp()?;
+    let address = [192, 168, 20, 2];
+    let end = Instant::now() + Duration::from_secs(20) * host::patience();
+    while !ping(&socket, address, 0, 8)? {
+        ensure!(Instant::now() < end, "the Guest does not answer");
+    }
+    let neighbours = fs::read_to_string("/proc/net/arp")?;
+    let mut lines = neighbours.lines();
+    let line = lines.find(|line| line.starts_with("192.168.20.2 "));
+    ensure!(
+        line.is_some_and(|line| line.contains("02:00:00:00:00:07") && line.ends_with("br0")),
+        "the Guest has another MAC:\n{neighbours}"
+    );
+    for to in ["to=192.168.20.2", "to=192.168.20.1"] {
+        let words = ["case=ping", "ip=192.168.20.3/24", "packets=100", to];
+        let second = wire("--tunnet=bridge:br0", &words)?.finish()?;
+        second.expect_code(OFF)?.expect_output("good: 100 echoes")?;
+    }
+    first.send(b"q")?;
+    first
+        .finish()?
+        .expect_code(OFF)?
+        .expect_output("good: ended by 113")?;
+    let end = Instant::now() + Duration::from_secs(20);
+    while ports()? != 0 {
+        ensure!(Instant::now() < end, "a port outlives its Launcher");
+        thread::sleep(Duration::from_millis(10));
+    }
+    busybox("ifconfig br0 down")?;
+    busybox("brctl delbr br0")?;
+    host::wait_until_free()
+}
+
+/// Runs one of the Host's commands.
+fn busybox(line: &str) -> Result<()> {
+    let status = Command::new("/bin/busybox")
+        .args(line.split_whitespace())
+        .status()?;
+    ensure!(status.success(), "`{line}` failed: {status}");
+    Ok(())
+}
+
 /// A Guest starts its card without room for a binding, and then over and over.
 pub fn cards(_: &mut Bench) -> Result<()> {
     for option in [SHARED, "--tunnet=192.168.19.1"] {
@@ -467,16 +522,18 @@ pub fn cards(_: &mut Bench) -> Result<()> {
     host::wait_until_free()
 }
 
-/// What cannot be: a bridge, in this Linux, and options that make no sense.
+/// What cannot be: a bridge that is none, and options that make no sense.
 pub fn refused(_: &mut Bench) -> Result<()> {
     host::load_module()?;
     for (option, words) in [
-        // This Linux has no bridges, and says so before it looks for a name.
         (
-            "--tunnet=bridge:br0",
-            "`br0` takes no tap: it is no bridge, or this Linux",
+            "--tunnet=bridge:br7",
+            "there is no interface `br7`; make a bridge of that name: ip link add br7 type bridge",
         ),
-        ("--tunnet=bridge:lo", "CONFIG_BRIDGE"),
+        (
+            "--tunnet=bridge:lo",
+            "`lo` takes no tap: it is no bridge, or this Linux was built without bridges",
+        ),
     ] {
         let ended = wire(option, &["case=answer"])?.finish()?;
         ended.expect_code(3)?.expect_error(words)?;
