@@ -10,9 +10,9 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::artifacts::root;
 
 /// The chapter with the table and with the Host's dispatch.
-const CHAPTER: &str = "book/host/hypercalls.md";
+pub(crate) const CHAPTER: &str = "book/host/hypercalls.md";
 /// The chapter that the crate `abi` comes from, which has a table of its own.
-const AGREEMENT: &str = "book/preparation/the-agreement.md";
+pub(crate) const AGREEMENT: &str = "book/preparation/the-agreement.md";
 
 /// What is known of a call: its number, how many arguments, and who does it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,7 +116,7 @@ fn table(chapter: &str) -> Result<BTreeMap<String, Call>> {
 }
 
 /// Holds everything against everything else. Gives how many calls there are.
-fn check(chapter: &str, agreement: &str) -> Result<usize> {
+pub(crate) fn check(chapter: &str, agreement: &str) -> Result<usize> {
     let numbers = numbers(agreement)?;
     let arms = arms(chapter, &numbers)?;
     let table = table(chapter)?;

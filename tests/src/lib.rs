@@ -39,3 +39,5 @@ pub mod setup;
 pub mod terminal;
 pub mod tour;
 pub mod trip;
+#[cfg(test)]
+mod walk;

@@ -16,7 +16,8 @@ pub const FUNCTIONS: &str = "tests/seed-functions.txt";
 pub const MOST_WITHOUT: usize = 10;
 
 /// The stops that must be there, in their order.
-const STOPS: [(char, &[u16]); 5] = [
+const STOPS: [(char, &[u16]); 7] = [
+    ('P', &[10, 50, 100, 200, 300, 400, 500, 600, 700, 800, 900]),
     (
         'G',
         &[10, 20, 30, 31, 32, 33, 34, 35, 38, 45, 50, 55, 60, 70],
@@ -46,6 +47,7 @@ const STOPS: [(char, &[u16]); 5] = [
         ],
     ),
     ('S', &[10, 100]),
+    ('M', &[2, 3, 4, 5, 6, 7, 8, 11, 999]),
 ];
 
 /// What is on the page.
@@ -237,7 +239,7 @@ mod tests {
     #[test]
     fn every_stop_and_every_function_has_its_place() {
         let tour = check(&root()).unwrap();
-        assert_eq!(tour.stops, 125);
+        assert_eq!(tour.stops, 145);
         assert!(tour.functions > 15, "{tour:?}");
     }
 
