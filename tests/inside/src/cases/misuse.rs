@@ -19,10 +19,12 @@ use crate::host;
 /// The Guest.
 const KERNEL: &str = "/guests/guest";
 
-/// `pipe` and `wait` with an address that is not the program's: nothing may be lost by it.
+/// Calls with an address that is not the program's: nothing may be lost by it. And a number that is
+/// some job's is not given to a process. The status says which part went wrong.
 fn careless() -> &'static [u8] {
     code!(
         "sub rsp, 32",
+        "mov ebp, 1",
         "mov ebx, 40",
         "2: mov edi, 8",
         "mov eax, 7", // pipe
@@ -40,6 +42,76 @@ fn careless() -> &'static [u8] {
         "jne 9f",
         "cmp dword ptr [rsp + 4], 4",
         "jne 9f",
+        // A byte is read from the pipe with a bad address, and with a good one.
+        "inc ebp",
+        "mov byte ptr [rsp + 8], 55",
+        "mov edi, 4",
+        "lea rsi, [rsp + 8]",
+        "mov edx, 1",
+        "mov eax, 2", // write
+        "int 0x80",
+        "mov edi, 4",
+        "mov eax, 4", // close
+        "int 0x80",
+        "mov edi, 3",
+        "mov esi, 8",
+        "mov eax, 1", // read
+        "int 0x80",
+        "cmp rax, -3",
+        "jne 9f",
+        "mov edi, 3",
+        "lea rsi, [rsp + 9]",
+        "mov eax, 1",
+        "int 0x80",
+        "cmp rax, 1",
+        "jne 9f",
+        "cmp byte ptr [rsp + 9], 55",
+        "jne 9f",
+        // It sends the byte to itself, and receives it in the same way.
+        "inc ebp",
+        "mov edi, 1",
+        "mov eax, 24", // socket
+        "int 0x80",
+        "mov r13, rax",
+        "mov rdi, r13",
+        "mov esi, 7",
+        "mov eax, 25", // bind
+        "int 0x80",
+        "mov dword ptr [rsp + 16], 0x0100007f",
+        "mov dword ptr [rsp + 20], 7",
+        "mov rdi, r13",
+        "lea rsi, [rsp + 8]",
+        "lea rcx, [rsp + 16]",
+        "mov eax, 26", // send_to
+        "int 0x80",
+        "cmp rax, 1",
+        "jne 9f",
+        "inc ebp",
+        "mov qword ptr [rsp + 16], 0",
+        "mov rdi, r13",
+        "mov esi, 8",
+        "mov eax, 27", // receive
+        "int 0x80",
+        "cmp rax, -3",
+        "jne 9f",
+        // Its own code can be read, but not written.
+        "mov rdi, r13",
+        "lea rsi, [rsp + 9]",
+        "lea rcx, [rip + 3f]",
+        "mov eax, 27",
+        "int 0x80",
+        "cmp rax, -3",
+        "jne 9f",
+        "mov byte ptr [rsp + 9], 0",
+        "mov rdi, r13",
+        "lea rcx, [rsp + 16]",
+        "mov eax, 27",
+        "int 0x80",
+        "cmp rax, 1",
+        "jne 9f",
+        "cmp byte ptr [rsp + 9], 55",
+        "jne 9f",
+        "inc ebp",
         "mov eax, 8", // fork
         "int 0x80",
         "test rax, rax",
@@ -61,14 +133,42 @@ fn careless() -> &'static [u8] {
         "jne 9f",
         "cmp qword ptr [rsp + 8], 7",
         "jne 9f",
+        // Its job has the number that would be the next.
+        "inc ebp",
+        "lea r12d, [r12 + 1]",
+        "xor edi, edi",
+        "mov esi, r12d",
+        "mov eax, 17", // group
+        "int 0x80",
+        "cmp rax, r12",
+        "jne 9f",
+        "mov eax, 8",
+        "int 0x80",
+        "test rax, rax",
+        "jz 3f",
+        "inc r12d",
+        "cmp rax, r12",
+        "jne 9f",
         "xor edi, edi",
         "xor eax, eax", // exit
         "int 0x80",
         "3: mov edi, 7",
         "xor eax, eax",
         "int 0x80",
-        "9: mov edi, 1",
+        "9: mov edi, ebp",
         "xor eax, eax",
+        "int 0x80",
+    )
+}
+
+/// Has `^C` end the job of the first program.
+fn front() -> &'static [u8] {
+    code!(
+        "mov edi, 1",
+        "mov eax, 31", // foreground
+        "int 0x80",
+        "mov rdi, rax",
+        "xor eax, eax", // exit
         "int 0x80",
     )
 }
@@ -191,17 +291,23 @@ fn bomb() -> &'static [u8] {
     )
 }
 
-/// A Guest whose shell is ready, with all these programs.
-fn start(words: &[&str]) -> Result<Session> {
+/// A Guest whose shell is ready, with a network and all these programs.
+fn start() -> Result<Session> {
+    let network = Path::new("/tmp/misuse");
+    if network.exists() {
+        fs::remove_file(network)?;
+    }
+    let card = "--sharenet=/tmp/misuse";
     let disk = disk_with(&[
         ("bin/careless", careless()),
+        ("bin/front", front()),
         ("bin/late", late()),
         ("bin/three", three()),
         ("bin/names", names()),
         ("bin/bomb", bomb()),
     ])?;
     let disk = format!("--initrd={}", disk.display());
-    Session::of(&[&[disk.as_str(), "16", KERNEL], words].concat())
+    Session::of(&[card, &disk, "16", KERNEL])
 }
 
 /// With a network there is a task of the kernel's before the first program, which is process 1 all
@@ -244,10 +350,20 @@ pub fn first(_: &mut Bench) -> Result<()> {
     Ok(())
 }
 
-/// Calls with bad addresses, a fault nobody waits for, and two who read the same console.
+/// Calls with bad addresses, a fault nobody waits for, two who read the same console, and those who
+/// would end the first program.
 pub fn misuse(_: &mut Bench) -> Result<()> {
-    let mut session = start(&[])?;
-    session.expect(&[("careless; echo $?", "0\n")])?;
+    let mut session = start()?;
+    session.expect(&[
+        ("careless; echo $?", "0\n"),
+        ("kill 1; echo $?", "kill: 1: not allowed\n1\n"),
+    ])?;
+    // `^C` finds nobody to end, and so it only gives up the line.
+    session.line("front &")?;
+    session.expect(&[("wait; echo $?", "0\n")])?;
+    session.send(b"half a line\x03")?;
+    let said = session.until_prompt()?;
+    ensure!(said == "half a line^C\n", "{said:?}");
     // The one reads a part of the line, and the other gets the rest.
     session.send(b"sh -c 'three & three; wait'\n")?;
     session.until_count("ready\n", 2)?;
@@ -269,9 +385,12 @@ pub fn misuse(_: &mut Bench) -> Result<()> {
 
 /// The tree full, and the memory full of processes: those who ask are told, and the rest lives on.
 pub fn hungry(_: &mut Bench) -> Result<()> {
-    let mut session = start(&[])?;
+    let mut session = start()?;
     session.expect(&[
-        ("cat /dev/zero > /tmp/z", "cannot write: no space left\n"),
+        (
+            "cat /dev/zero > /tmp/z",
+            "cat: cannot write: no space left\n",
+        ),
         ("names; echo $?", "11\n"),
         ("mkdir /tmp/d; echo $?", "mkdir: /tmp/d: no space left\n1\n"),
         ("rm /tmp/z; mkdir /tmp/d; echo $?", "0\n"),

@@ -378,7 +378,7 @@ pub fn devices(bench: &mut Bench) -> Result<()> {
         ),
         (
             "echo a > /dev/block1; echo $?",
-            "cannot write: read only\n1\n",
+            "echo: cannot write: read only\n1\n",
         ),
         (
             "dd if=/dev/random bs=1000 count=1 > /tmp/one",
@@ -390,7 +390,7 @@ pub fn devices(bench: &mut Bench) -> Result<()> {
         ),
         (
             "echo a > /dev/random; echo $?",
-            "cannot write: read only\n1\n",
+            "echo: cannot write: read only\n1\n",
         ),
     ])?;
     let [one, two] = [session.line("sum /tmp/one")?, session.line("sum /tmp/two")?];
