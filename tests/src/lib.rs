@@ -29,6 +29,8 @@ pub mod initramfs;
 pub mod initrd;
 pub mod list;
 pub mod machine;
+#[cfg(test)]
+mod pages;
 pub mod prompt;
 pub mod recording;
 pub mod remote;

@@ -213,7 +213,7 @@ fn check_links(text: &str, chapters: &BTreeMap<PathBuf, String>) -> Result<()> {
 }
 
 /// The names by which mdBook can be told to go to a heading.
-fn headings(chapter: &str) -> impl Iterator<Item = String> {
+pub(crate) fn headings(chapter: &str) -> impl Iterator<Item = String> {
     let mut inside = false;
     chapter.lines().filter_map(move |line| {
         if line.starts_with("```") {
