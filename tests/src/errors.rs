@@ -513,6 +513,23 @@ impl Tree {
         Ok(said)
     }
 
+    /// Adds the hypercall of the chapter, and builds all that is changed by it; gives what the
+    /// tests of the pure part say.
+    fn walked(&self) -> Result<String> {
+        crate::walk::change(&self.root)?;
+        self.build("module")?;
+        self.build("guest")?;
+        let line = format!("cd workspace; {} test -p logic exits", env!("CARGO"));
+        let (said, good) = self.run(Command::new("bash").args(["-c", &line]))?;
+        ensure!(good, "the tests of `logic` fail:\n{said}");
+        let test = "a_guest_may_ask_for_what_is_counted ... ok";
+        ensure!(
+            said.contains(test),
+            "the chapter's test is not there:\n{said}"
+        );
+        Ok(said)
+    }
+
     fn run(&self, command: &mut Command) -> Result<(String, bool)> {
         // What a make above this one has set is not meant for the copy.
         for name in ["MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES"] {
@@ -574,6 +591,34 @@ impl Tree {
         errors.read_to_string(&mut said)?;
         Ok(in_chapters(&said, Some(&self.module())))
     }
+}
+
+/// The name of the test that goes the way of the chapter which adds a hypercall.
+pub const WALK: &str = "walk";
+
+/// Changes the copy as that chapter does, builds what comes of it, and takes it back.
+///
+/// # Errors
+///
+/// When the report cannot be kept, or the copy not be made good again.
+pub fn walk(report: &mut Report, tree: &Tree) -> Result<()> {
+    let begun = Instant::now();
+    let full = format!("{SECTION}/{WALK}");
+    let built = tree.walked();
+    mirror(&root().join("book"), &tree.root.join("book"))?;
+    match built {
+        Ok(said) => {
+            report.keep(SECTION, WALK, said.as_bytes())?;
+            let time = begun.elapsed().as_secs_f32();
+            report.pass(&format!("{full}: module, kernel and tests ({time:.1} s)"));
+        }
+        Err(error) => {
+            let why = format!("{error:#}");
+            let log = report.keep(SECTION, WALK, why.as_bytes())?;
+            report.fail(&full, &why, &log);
+        }
+    }
+    Ok(())
 }
 
 fn boot(artifacts: &Artifacts, log: &Path) -> Result<Machine> {

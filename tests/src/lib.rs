@@ -41,5 +41,4 @@ pub mod setup;
 pub mod terminal;
 pub mod tour;
 pub mod trip;
-#[cfg(test)]
-mod walk;
+pub mod walk;

@@ -282,7 +282,9 @@ fn repeat(report: &mut Report, options: &Options, times: u32) -> Result<()> {
 /// Faults on purpose, each to be reported at its chapter's line.
 fn home(report: &mut Report, options: &Options) -> Result<()> {
     let faults = errors::wanted(report, options.long);
-    if faults.is_empty() {
+    let long = options.long || report.is_filtered();
+    let walk = long && report.wants(errors::SECTION, errors::WALK);
+    if faults.is_empty() && !walk {
         return Ok(());
     }
     report.section("errors: faults on purpose, reported at their chapter's line");
@@ -294,6 +296,9 @@ fn home(report: &mut Report, options: &Options) -> Result<()> {
     let tree = errors::Tree::new()?;
     for fault in faults {
         fault.test(report, &tree)?;
+    }
+    if walk {
+        errors::walk(report, &tree)?;
     }
     Ok(())
 }
