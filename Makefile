@@ -20,7 +20,7 @@ RUN_FLAGS := $(if $(HOST),--host-shell) $(if $(MONITOR),--monitor) $(if $(GUESTS
 NUMBERS := 1 2 3 4
 
 .PHONY: help setup setup-long doctor tangle sync check workspace lock module guest initrd launcher programs \
-	run attach recording check-GUESTS check-N test test-long test-list gdb bench book serve clean distclean
+	run attach recording trace check-GUESTS check-N test test-long test-list gdb bench book serve clean distclean
 
 help: ## this list
 	@echo 'make run [GUESTS=2] [HOST=1] [MONITOR=1] [KDIR=/a/kernel/tree], make test, and:'
@@ -97,6 +97,10 @@ attach: check-N ## in another terminal: join Guest N=2 of a `make run GUESTS=2`
 
 recording: setup programs ## make the picture in the README anew, from a real run
 	@$(ENV) $(TESTS) recording
+
+# KEEP=1: the trace stays, and only the page is made of it anew.
+trace: setup programs ## record the trip that the book shows step by step
+	@$(ENV) $(TESTS) trace $(if $(KEEP),-- --keep)
 
 # $(call one-of,NAME): that variable is one of the numbers, or not set.
 one-of = $(if $(if $($(1)),$(filter-out $(NUMBERS),$($(1)))$(word 2,$($(1)))),$(error \

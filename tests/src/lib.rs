@@ -40,5 +40,6 @@ pub mod sample;
 pub mod setup;
 pub mod terminal;
 pub mod tour;
+pub mod trace;
 pub mod trip;
 pub mod walk;

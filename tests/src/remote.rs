@@ -127,6 +127,28 @@ impl Debugger {
         Ok(())
     }
 
+    /// What QEMU's monitor says to a command.
+    ///
+    /// # Errors
+    ///
+    /// When it does not answer.
+    pub fn monitor(&mut self, command: &str) -> Result<String> {
+        let digits: String = command.bytes().map(|byte| format!("{byte:02x}")).collect();
+        self.send(&format!("qRcmd,{digits}"))?;
+        let mut said = Vec::new();
+        loop {
+            let answer = self
+                .receive()
+                .with_context(|| format!("asking {command:?}"))?;
+            // Its output comes in pieces, before the answer proper.
+            match answer.strip_prefix('O') {
+                Some("K") => return Ok(String::from_utf8_lossy(&said).into_owned()),
+                Some(piece) => said.extend(bytes(piece)?),
+                None => bail!("QEMU answers {command:?} with {answer:?}"),
+            }
+        }
+    }
+
     fn ask(&mut self, text: &str) -> Result<String> {
         self.send(text)?;
         self.receive().with_context(|| format!("asking {text:?}"))

@@ -269,8 +269,8 @@ pub struct Step {
 /// the second reading of the TSC.
 #[derive(Clone, Copy, Debug)]
 pub struct Trip {
-    case: &'static str,
-    bytes: &'static [u8],
+    pub(crate) case: &'static str,
+    pub(crate) bytes: &'static [u8],
 }
 
 /// The hypercall that does nothing: five instructions.
@@ -382,7 +382,7 @@ fn repeats(instruction: &Instruction) -> bool {
 }
 
 /// Where the Guest does what is measured.
-fn place(elf: &[u8], call: &[u8]) -> Result<u64> {
+pub(crate) fn place(elf: &[u8], call: &[u8]) -> Result<u64> {
     let file = object::File::parse(elf)?;
     let mut places = Vec::new();
     for segment in file.segments() {
@@ -475,7 +475,7 @@ pub fn by_part(steps: &[Step]) -> Vec<(String, usize)> {
 
 /// Where the module and its labels are, and which function each instruction belongs to.
 #[derive(Debug)]
-struct Symbols {
+pub(crate) struct Symbols {
     /// Where its code begins.
     base: u64,
     labels: BTreeMap<String, u64>,
@@ -483,7 +483,7 @@ struct Symbols {
 
 impl Symbols {
     /// Out of lines of `/proc/kallsyms` (address, kind, name, module) and one with the base.
-    fn parse(lines: &[String]) -> Result<Self> {
+    pub(crate) fn parse(lines: &[String]) -> Result<Self> {
         let mut labels = BTreeMap::new();
         let mut base = None;
         for line in lines {
@@ -498,7 +498,7 @@ impl Symbols {
         Ok(Self { base, labels })
     }
 
-    fn label(&self, name: &str) -> Result<u64> {
+    pub(crate) fn label(&self, name: &str) -> Result<u64> {
         let address = self.labels.get(name).copied();
         address.with_context(|| format!("the module has no label {name}"))
     }

@@ -14,7 +14,7 @@ use lguest_tests::checks::{cargo_test, command};
 use lguest_tests::hosts::KINDS;
 use lguest_tests::list::{self, List};
 use lguest_tests::report::Report;
-use lguest_tests::{cleanup, durable, errors, figures, fit, gdb, prompt, setup, trip};
+use lguest_tests::{cleanup, durable, errors, figures, fit, gdb, prompt, setup, trace, trip};
 
 #[derive(Debug, Parser)]
 #[command(about = "Runs the tests; the last line says how many passed, failed and were skipped")]
@@ -62,6 +62,7 @@ fn suite(options: &Options) -> Result<bool> {
     unfit(&mut report, options)?;
     durable::test(&mut report)?;
     gdb::test(&mut report)?;
+    trace::test(&mut report, options.long)?;
     round_trip(&mut report)?;
     Ok(report.end())
 }
@@ -83,7 +84,7 @@ fn forget_old_logs(directory: &Path) {
 }
 
 /// The sections beside the kinds of Host.
-const OTHERS: [&str; 10] = [
+const OTHERS: [&str; 11] = [
     "tools",
     "book",
     "workspace",
@@ -93,6 +94,7 @@ const OTHERS: [&str; 10] = [
     errors::SECTION,
     fit::SECTION,
     setup::SECTION,
+    trace::SECTION,
     trip::SECTION,
 ];
 
