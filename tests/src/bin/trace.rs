@@ -22,7 +22,7 @@ fn main() -> Result<()> {
     let trace = if keep {
         Trace::read(&root())?
     } else {
-        eprintln!("QEMU boots, and goes through five trips: half a minute.");
+        eprintln!("QEMU boots Linux, and is led through five trips, step by step.");
         let trace = record()?;
         let path = trace.write(&root())?;
         println!("{}: {} instructions", path.display(), trace.steps.len());

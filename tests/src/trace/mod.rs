@@ -563,6 +563,8 @@ pub fn write_page(trace: &Trace) -> Result<PathBuf> {
     Ok(path)
 }
 
+type Body = fn() -> Result<String>;
+
 /// The tests: is what the book shows still so?
 ///
 /// # Errors
@@ -570,9 +572,8 @@ pub fn write_page(trace: &Trace) -> Result<PathBuf> {
 /// When the report cannot be kept.
 pub fn test(report: &mut Report, long: bool) -> Result<()> {
     let long = long || report.is_filtered();
-    let tests: [(&str, fn() -> Result<String>, bool); 2] =
-        [("kept", kept, true), ("anew", anew, long)];
-    let wanted = |(name, _, now): &(&str, _, bool)| *now && report.wants(SECTION, name);
+    let tests: [(&str, Body, bool); 2] = [("kept", kept, true), ("anew", anew, long)];
+    let wanted = |(name, _, now): &(&str, Body, bool)| *now && report.wants(SECTION, name);
     let tests: Vec<_> = tests.into_iter().filter(wanted).collect();
     if !tests.is_empty() {
         report.section("trace: the recorded trip in the book");
@@ -649,19 +650,19 @@ mod tests {
     #[test]
     fn memory_is_where_the_instruction_says() {
         let state = State::parse(state::tests::TEXT).unwrap();
-        let [push] = decoded(&[0x55], &state)[..] else {
+        let [ref push] = decoded(&[0x55], &state)[..] else {
             panic!("push %rbp")
         };
         assert!(push.writes && push.bytes == 8);
         assert_eq!(push.at.0, state.get("rsp") - 8);
         // mov %es,0x1042(%rdi)
-        let [store] = decoded(&[0x8c, 0x87, 0x42, 0x10, 0, 0], &state)[..] else {
+        let [ref store] = decoded(&[0x8c, 0x87, 0x42, 0x10, 0, 0], &state)[..] else {
             panic!("mov")
         };
         assert!(store.writes && store.bytes == 2);
         assert_eq!(store.at.0, state.get("rdi") + 0x1042);
         // lidt 0x1096(%rdi)
-        let [load] = decoded(&[0x0f, 0x01, 0x9f, 0x96, 0x10, 0, 0], &state)[..] else {
+        let [ref load] = decoded(&[0x0f, 0x01, 0x9f, 0x96, 0x10, 0, 0], &state)[..] else {
             panic!("lidt")
         };
         assert!(!load.writes && load.bytes == 10);

@@ -78,8 +78,15 @@ const STATIONS: [Station; 12] = [
     }),
 ];
 
-/// The sides of the drawing, each with its boxes: the Host's alone, what both have, the Guest's.
-const SIDES: [(&str, &str, &[(&str, &str)]); 3] = [
+/// A side of the drawing: its name, its title, and the names and titles of its boxes.
+type Side = (
+    &'static str,
+    &'static str,
+    &'static [(&'static str, &'static str)],
+);
+
+/// The sides: the Host's alone, what both have, the Guest's alone.
+const SIDES: [Side; 3] = [
     (
         "host",
         "only the Host",
@@ -106,6 +113,31 @@ const SIDES: [(&str, &str, &[(&str, &str)]); 3] = [
         &[("guest-code", "its kernel"), ("guest-stack", "stack")],
     ),
 ];
+
+/// A row of the bars: its title, and what is in force.
+type Row = (&'static str, fn(&At) -> &'static str);
+
+/// The rows, in the order in which the Switcher changes what they tell.
+const ROWS: [Row; 8] = [
+    ("code", |at| whose(at.code)),
+    ("CR4", |at| if at.cr4 { "Guest" } else { "Host" }),
+    ("stack", |at| whose(at.stack)),
+    ("IDT", |at| whose(at.idt)),
+    ("GDT", |at| whose(at.gdt)),
+    ("TR", |at| whose(at.task)),
+    ("CR3", |at| if at.guest { "Guest" } else { "Host" }),
+    ("ring", |at| ["0", "1", "2", "3"][at.ring as usize & 3]),
+];
+
+/// Whose a place in memory is, or what it is if it is of both.
+fn whose(place: &str) -> &'static str {
+    match place {
+        "text" => "Switcher",
+        "registers" => "register page",
+        _ if place.starts_with("host") => "Host",
+        _ => "Guest",
+    }
+}
 
 /// Makes it.
 ///
@@ -312,25 +344,8 @@ impl Page<'_> {
             .iter()
             .map(|state| self.trace.at(state))
             .collect();
-        let guests = |is: bool| if is { "Guest" } else { "Host" };
-        let place = |name: &str| match name {
-            "text" => "Switcher",
-            "registers" => "register page",
-            name if name.starts_with("host") => "Host",
-            _ => "Guest",
-        };
-        let rows: [(&str, &dyn Fn(&At) -> &'static str); 8] = [
-            ("code", &|at| place(at.code)),
-            ("CR4", &|at| guests(at.cr4)),
-            ("stack", &|at| place(at.stack)),
-            ("IDT", &|at| place(at.idt)),
-            ("GDT", &|at| place(at.gdt)),
-            ("TR", &|at| place(at.task)),
-            ("CR3", &|at| guests(at.guest)),
-            ("ring", &|at| ["0", "1", "2", "3"][at.ring as usize & 3]),
-        ];
         self.say("<div class=\"trip-strip\">");
-        for (title, what) in rows {
+        for (title, what) in ROWS {
             let names: Vec<_> = at.iter().map(what).collect();
             let mut bars = String::new();
             let mut told = Vec::new();
