@@ -6,27 +6,27 @@
 //! The file is one line for each output, its length and its path, then an empty line, then the
 //! texts one after another in the same order.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-use crate::book::Output;
 use crate::source::hash;
 
 /// Where they lie, from the folder that the outputs are in.
 pub(crate) const PATH: &str = ".tangle/written";
 
 /// The bytes of the file.
-pub(crate) fn encode(outputs: &[Output]) -> Vec<u8> {
+pub(crate) fn encode(texts: &[(&str, Cow<'_, str>)]) -> Vec<u8> {
     let mut head = String::new();
-    for output in outputs {
-        let _ = writeln!(head, "{} {}", output.text.len(), output.path);
+    for (path, text) in texts {
+        let _ = writeln!(head, "{} {path}", text.len());
     }
     head.push('\n');
     let mut bytes = head.into_bytes();
-    bytes.reserve(outputs.iter().map(|output| output.text.len()).sum());
-    for output in outputs {
-        bytes.extend_from_slice(output.text.as_bytes());
+    bytes.reserve(texts.iter().map(|(_, text)| text.len()).sum());
+    for (_, text) in texts {
+        bytes.extend_from_slice(text.as_bytes());
     }
     bytes
 }
@@ -63,7 +63,9 @@ mod tests {
         assert_eq!(book.outputs().len(), 3);
         let folder = tempfile::tempdir().expect("a temporary folder");
         fs::create_dir(folder.path().join(".tangle")).expect("folder made");
-        fs::write(folder.path().join(PATH), encode(book.outputs())).expect("written");
+        let texts: Vec<_> =
+            book.outputs().iter().map(|o| (o.path.as_str(), Cow::Borrowed(&*o.text))).collect();
+        fs::write(folder.path().join(PATH), encode(&texts)).expect("written");
         for output in book.outputs() {
             let written = source::hash(output.text.as_bytes());
             let found = find(folder.path(), &output.path, written);

@@ -14,12 +14,13 @@
 //! assert_eq!((book.source(origin.source).path.as_str(), origin.line), ("book/a.md", 8));
 //! ```
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use crate::parse::{Block, Target};
 use crate::problem::Finding;
+use crate::select::{Need, Selection};
 use crate::source::{Place, Role, Source, SourceId};
 
 /// Index of a [`Chunk`].
@@ -43,9 +44,13 @@ pub struct OutputId(pub u32);
 pub struct Chunk {
     /// The path of the file or the name of the chunk.
     pub target: Target,
-    /// Its parts in the order of the book. There is at least one.
+    /// The parts of its body in the order of the book: of the last body that counts, with the
+    /// variants that count. In a whole book with all solutions there is at least one.
     pub parts: Vec<PartId>,
-    /// The references to it, in the order of the book. Empty for a file root.
+    /// All its parts: also those that were replaced, starters, and what a selection leaves out.
+    /// There is at least one.
+    pub all: Vec<PartId>,
+    /// The references to it from all parts, in the order of the book. Empty for a file root.
     pub uses: Vec<RefId>,
 }
 
@@ -54,8 +59,13 @@ pub struct Chunk {
 pub struct Part {
     /// The chunk it belongs to.
     pub chunk: ChunkId,
-    /// Which part of the chunk it is, from 0.
+    /// Which part of its body it is, from 0.
     pub index: usize,
+    /// Whether it is one of [`Chunk::parts`].
+    pub active: bool,
+    /// The part that begins the next body of the chunk, if it was replaced. That part has
+    /// [`Variant::Replaces`](crate::Variant::Replaces).
+    pub replaced_by: Option<PartId>,
     /// The chapter.
     pub source: SourceId,
     /// The block: its title, its lines, where it stands.
@@ -163,6 +173,9 @@ pub struct Placement {
 #[derive(Debug)]
 pub struct Book {
     pub(crate) root: PathBuf,
+    pub(crate) out: PathBuf,
+    pub(crate) selection: Selection,
+    pub(crate) needs: Vec<Need>,
     pub(crate) sources: Vec<Source>,
     pub(crate) chunks: Vec<Chunk>,
     pub(crate) parts: Vec<Part>,
@@ -183,6 +196,31 @@ impl Book {
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// The folder that the outputs go to: that of `book.toml`, if no other was chosen.
+    #[must_use]
+    pub fn out(&self) -> &Path {
+        &self.out
+    }
+
+    /// Which chapters and variants count.
+    #[must_use]
+    pub fn selection(&self) -> &Selection {
+        &self.selection
+    }
+
+    /// What the comments `<!-- needs: ... -->` say.
+    #[must_use]
+    pub fn needs(&self) -> &[Need] {
+        &self.needs
+    }
+
+    /// The numbers of all labs, sorted.
+    #[must_use]
+    pub fn labs(&self) -> Vec<u32> {
+        let labs = self.parts.iter().filter_map(|part| part.block.variant.lab());
+        labs.collect::<BTreeSet<u32>>().into_iter().collect()
     }
 
     /// All files read: `book.toml`, `SUMMARY.md`, the chapters in order, unlisted Markdown files.
@@ -212,6 +250,11 @@ impl Book {
     #[must_use]
     pub fn chunks(&self) -> &[Chunk] {
         &self.chunks
+    }
+
+    /// The place where a chunk or a file is first defined.
+    pub(crate) fn first_place(&self, chunk: ChunkId) -> Place {
+        self.place_of(self.chunk(chunk).all[0])
     }
 
     /// One chunk.

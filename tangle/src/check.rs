@@ -12,15 +12,13 @@ use serde::Serialize;
 use similar::TextDiff;
 
 use crate::book::{Book, OutputId, Part};
+use crate::config::Input;
 use crate::parse::LineKind;
 use crate::problem::{self, Finding, Problem};
+use crate::select::Selection;
+use crate::settings::Settings;
 use crate::source::{Place, Source};
 use crate::write;
-
-/// Most lines a block may have.
-pub const MOST_LINES: usize = 30;
-/// Most columns a line of a chapter's code may have; a tab goes to the next multiple of 4.
-pub const MOST_COLUMNS: usize = 72;
 
 /// Where the lines of the outputs come from.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -60,9 +58,12 @@ pub fn run(root: &Path) -> Checked {
     let mut book = Book::load(root);
     let mut findings = book.findings().to_vec();
     findings.extend(traps(&book));
+    let (settings, wrong) = Settings::of(book.sources());
+    findings.extend(wrong);
     let mut numbers = None;
     if !book.has_errors() {
-        findings.extend(rustfmt(&book));
+        findings.extend(labs(&book));
+        findings.extend(rustfmt(&book, &settings));
         findings.extend(
             write::out_of_date(&book)
                 .into_iter()
@@ -74,12 +75,26 @@ pub fn run(root: &Path) -> Checked {
     Checked { findings, sources: book.take_sources(), audit: numbers }
 }
 
+/// What is wrong with the starter of a lab and not with the whole book.
+fn labs(book: &Book) -> Vec<Finding> {
+    let mut found: Vec<Finding> = Vec::new();
+    for lab in book.labs() {
+        let selection = Selection { lab: Some(lab), ..Selection::default() };
+        let sources = book.sources().to_vec();
+        let input = Input { root: book.root().to_path_buf(), sources, findings: Vec::new() };
+        let starter = Book::build_with(input, &selection);
+        found.extend(starter.findings().iter().filter(|finding| finding.is_error()).cloned());
+    }
+    found
+}
+
 /// What is wrong with the blocks as they stand in the chapters.
 #[must_use]
 pub fn traps(book: &Book) -> Vec<Finding> {
     let mut found = Vec::new();
+    let (settings, _) = Settings::of(book.sources());
     for part in book.parts() {
-        block_traps(part, &mut found);
+        block_traps(part, &settings, &mut found);
         let source = book.source(part.source);
         for line in &part.block.lines {
             let text = &source.text[line.span.clone()];
@@ -95,8 +110,8 @@ pub fn traps(book: &Book) -> Vec<Finding> {
                 add(Problem::Expands, at, at + 3);
             }
             let wide = columns(text) + usize::from(line.pad);
-            if wide > MOST_COLUMNS {
-                add(Problem::TooWide(wide), 0, text.len());
+            if settings.columns > 0 && wide > settings.columns {
+                add(Problem::TooWide(wide, settings.columns), 0, text.len());
             }
             if is_rust(part) && line.kind == LineKind::Text && changed_by_mdbook(text) {
                 add(Problem::HiddenLine, text.len() - text.trim_start().len(), text.len());
@@ -106,11 +121,12 @@ pub fn traps(book: &Book) -> Vec<Finding> {
     found
 }
 
-fn block_traps(part: &Part, found: &mut Vec<Finding>) {
+fn block_traps(part: &Part, settings: &Settings, found: &mut Vec<Finding>) {
     let fence = Place { source: part.source, span: part.block.fence.clone() };
     let lines = part.block.lines.len();
-    if lines > MOST_LINES {
-        found.push(Finding::error(Problem::TooLong(lines), fence));
+    if settings.lines > 0 && lines > settings.lines {
+        let problem = Problem::TooLong(lines, settings.lines);
+        found.push(Finding::error(problem, fence));
     }
     if let Some(span) = &part.block.hide
         && !explained(part)
@@ -167,8 +183,30 @@ pub fn audit(book: &Book) -> Audit {
     audit
 }
 
-/// Formats every `.rs` file and reports each difference at its line of the chapter.
-fn rustfmt(book: &Book) -> Vec<Finding> {
+/// Reports each difference to what rustfmt writes at its line of the chapter.
+fn rustfmt(book: &Book, settings: &Settings) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for (id, result) in formatted(book, settings) {
+        match result {
+            Ok(text) => found.extend(unformatted(book, id, &text)),
+            Err(finding) => found.push(*finding),
+        }
+    }
+    // A chunk that is used twice is wrong twice in the same way. One report is enough.
+    let mut seen = HashSet::new();
+    found.retain(|finding: &Finding| match &finding.problem {
+        Problem::NotFormatted { instead, .. } => seen.insert((finding.at.clone(), instead.clone())),
+        _ => true,
+    });
+    found
+}
+
+/// Each `.rs` file as rustfmt writes it, or why it cannot.
+pub(crate) type Formatted = (OutputId, Result<String, Box<Finding>>);
+
+/// Runs rustfmt on every `.rs` file, several at a time.
+pub(crate) fn formatted(book: &Book, settings: &Settings) -> Vec<Formatted> {
+    let args = settings.rustfmt();
     let files: Vec<OutputId> = (0..)
         .map(OutputId)
         .zip(book.outputs())
@@ -180,7 +218,7 @@ fn rustfmt(book: &Book) -> Vec<Finding> {
     let work = || {
         let mut found = Vec::new();
         while let Some(&id) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
-            found.extend(rustfmt_one(book, id));
+            found.push((id, rustfmt_one(book, id, &args)));
         }
         found
     };
@@ -195,41 +233,39 @@ fn rustfmt(book: &Book) -> Vec<Finding> {
         }
         found
     });
-    // A chunk that is used twice is wrong twice in the same way. One report is enough.
-    let mut seen = HashSet::new();
-    found.retain(|finding: &Finding| match &finding.problem {
-        Problem::NotFormatted { instead, .. } => seen.insert((finding.at.clone(), instead.clone())),
-        _ => true,
-    });
+    found.sort_by_key(|&(id, _)| id);
     found
 }
 
-fn rustfmt_one(book: &Book, id: OutputId) -> Vec<Finding> {
+/// The place in the chapter of a line of a file.
+fn place(book: &Book, id: OutputId, line: u32) -> Option<Place> {
+    let origin = book.origin(id, line).or_else(|| book.origin(id, book.output(id).lines));
+    origin.map(|origin| Place {
+        source: origin.source,
+        span: book.source(origin.source).line_span(origin.line),
+    })
+}
+
+fn rustfmt_one(book: &Book, id: OutputId, args: &[String]) -> Result<String, Box<Finding>> {
     let output = book.output(id);
-    let text = output.text.as_str();
-    let done = match run_rustfmt(text) {
-        Ok(done) => done,
-        Err(error) => {
-            let (path, reason) = ("rustfmt".to_owned(), error.to_string());
-            return vec![Finding::nowhere(Problem::Io { action: "run", path, reason })];
-        }
-    };
-    let at = |line: u32| {
-        let origin = book.origin(id, line).or_else(|| book.origin(id, output.lines));
-        origin.map(|origin| Place {
-            source: origin.source,
-            span: book.source(origin.source).line_span(origin.line),
-        })
-    };
+    let done = run_rustfmt(&output.text, args).map_err(|error| {
+        let (path, reason) = ("rustfmt".to_owned(), error.to_string());
+        Box::new(Finding::nowhere(Problem::Io { action: "run", path, reason }))
+    })?;
     if done.stdout.is_empty() {
         let said = String::from_utf8_lossy(&done.stderr);
         let (line, reason) = first_error(&said);
         let problem = Problem::NotParsed { path: output.path.clone(), reason };
-        let finding = Finding { at: at(line), ..Finding::nowhere(problem) };
-        return vec![finding];
+        return Err(Box::new(Finding { at: place(book, id, line), ..Finding::nowhere(problem) }));
     }
-    let formatted = String::from_utf8_lossy(&done.stdout);
-    let diff = TextDiff::from_lines(text, &*formatted);
+    Ok(String::from_utf8_lossy(&done.stdout).into_owned())
+}
+
+/// Where a file differs from what rustfmt writes.
+fn unformatted(book: &Book, id: OutputId, formatted: &str) -> Vec<Finding> {
+    let output = book.output(id);
+    let text = output.text.as_str();
+    let diff = TextDiff::from_lines(text, formatted);
     let old: Vec<&str> = text.lines().collect();
     let new: Vec<&str> = formatted.lines().collect();
     diff.grouped_ops(0)
@@ -242,7 +278,7 @@ fn rustfmt_one(book: &Book, id: OutputId) -> Vec<Finding> {
             let instead = [listed('-', ours), listed('+', theirs)].concat();
             let instead = instead.trim_end().to_owned();
             let problem = Problem::NotFormatted { path: output.path.clone(), line, instead };
-            Some(Finding { at: at(line), ..Finding::nowhere(problem) })
+            Some(Finding { at: place(book, id, line), ..Finding::nowhere(problem) })
         })
         .collect()
 }
@@ -256,9 +292,9 @@ fn listed(sign: char, lines: &[&str]) -> String {
     out
 }
 
-fn run_rustfmt(text: &str) -> std::io::Result<std::process::Output> {
+fn run_rustfmt(text: &str, args: &[String]) -> std::io::Result<std::process::Output> {
     let mut child = Command::new("rustfmt")
-        .args(["--edition", "2021", "--config", "max_width=72"])
+        .args(args)
         // Away from the tree: the rustfmt.toml of the tools is not for the book.
         .current_dir(std::env::temp_dir())
         .stdin(Stdio::piped())

@@ -47,6 +47,13 @@ pub fn find_root(from: &Path) -> Option<PathBuf> {
     from.ancestors().find(|dir| dir.join("book.toml").is_file()).map(Path::to_path_buf)
 }
 
+/// The folder of the chapters, from `root`, as far as `book.toml` says one.
+pub(crate) fn chapters_folder(root: &Path) -> Option<String> {
+    let text = fs::read_to_string(root.join("book.toml")).ok()?;
+    let config: Config = toml::from_str(text.trim_start_matches('\u{feff}')).ok()?;
+    normal(&config.book.src)
+}
+
 impl Input {
     /// Reads the book in `root`.
     #[must_use]

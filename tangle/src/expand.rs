@@ -2,12 +2,14 @@
 
 //! From chunks to files, with the origin of each line.
 
-use crate::book::{Book, ChunkId, Output, OutputId, PartId, Piece, Placement};
+use crate::book::{Book, ChunkId, Output, OutputId, Part, PartId, Piece, Placement};
 use crate::parse::{LineKind, Target};
 use crate::problem::{Finding, Problem};
 
 /// More lines than any file of a book has.
 const MOST_LINES: u64 = 1_000_000;
+/// And more bytes.
+const MOST_BYTES: u64 = 64 << 20;
 
 /// Files, the placements of each part, and what was wrong.
 type Expanded = (Vec<Output>, Vec<Vec<Placement>>, Vec<Finding>);
@@ -18,8 +20,8 @@ pub(crate) fn expand(book: &Book) -> Expanded {
         .map(ChunkId)
         .zip(book.chunks())
         .filter_map(|(id, chunk)| match &chunk.target {
-            Target::File(path) => Some((path.as_str(), id)),
-            Target::Chunk(_) => None,
+            Target::File(path) if !chunk.parts.is_empty() => Some((path.as_str(), id)),
+            _ => None,
         })
         .collect();
     roots.sort_unstable();
@@ -35,41 +37,80 @@ pub(crate) fn expand(book: &Book) -> Expanded {
 }
 
 /// Counts what each chunk expands to before anything is expanded: a chunk that uses another twice,
-/// which uses a third twice, and so on, would fill the memory with a few lines of book.
+/// which uses a third twice, and so on, would fill the memory with a few lines of book; and so would
+/// indentation that grows from reference to reference.
 fn too_large(book: &Book, roots: &[(&str, ChunkId)]) -> Vec<Finding> {
-    let mut lines: Vec<Option<u64>> = vec![None; book.chunks().len()];
+    let mut sizes: Vec<Option<Size>> = vec![None; book.chunks().len()];
     let mut findings = Vec::new();
     for &(path, root) in roots {
         let mut stack = vec![root];
         while let Some(&chunk) = stack.last() {
-            if lines[chunk.0 as usize].is_some() {
+            if sizes[chunk.0 as usize].is_some() {
                 stack.pop();
                 continue;
             }
-            let mut sum = 0_u64;
+            let mut sum = Size::default();
             let before = stack.len();
             for &part in &book.chunk(chunk).parts {
                 let part = book.part(part);
-                sum += (part.block.lines.len() - part.references.len()) as u64;
+                sum.add(Size::of(part));
                 for &reference in &part.references {
-                    let Some(target) = book.reference(reference).target else { continue };
-                    match lines[target.0 as usize] {
-                        Some(known) => sum = sum.saturating_add(known),
+                    let reference = book.reference(reference);
+                    let Some(target) = reference.target else { continue };
+                    match sizes[target.0 as usize] {
+                        Some(known) => {
+                            let line = &part.block.lines[reference.index];
+                            let before = reference.span.start - line.span.start;
+                            sum.add(known.indented(before + usize::from(line.pad)));
+                        }
                         None => stack.push(target),
                     }
                 }
             }
             if stack.len() == before {
-                lines[chunk.0 as usize] = Some(sum);
+                sizes[chunk.0 as usize] = Some(sum);
                 stack.pop();
             }
         }
-        if lines[root.0 as usize].is_some_and(|lines| lines > MOST_LINES) {
-            let problem = Problem::TooLarge(path.to_owned(), MOST_LINES);
-            findings.push(Finding::error(problem, book.place_of(book.chunk(root).parts[0])));
+        let size = sizes[root.0 as usize].unwrap_or_default();
+        let limits = [(size.lines, MOST_LINES, "lines"), (size.bytes, MOST_BYTES, "bytes")];
+        if let Some((_, most, unit)) = limits.into_iter().find(|(size, most, _)| size > most) {
+            let problem = Problem::TooLarge(path.to_owned(), most, unit);
+            findings.push(Finding::error(problem, book.first_place(root)));
         }
     }
     findings
+}
+
+/// What something expands to, at most.
+#[derive(Clone, Copy, Default)]
+struct Size {
+    lines: u64,
+    bytes: u64,
+}
+
+impl Size {
+    /// The lines of a part without what its references bring.
+    fn of(part: &Part) -> Self {
+        let lines = part.block.lines.iter().filter(|l| !matches!(l.kind, LineKind::Reference(_)));
+        let mut size = Self::default();
+        for line in lines {
+            size.lines += 1;
+            size.bytes += (line.span.len() + usize::from(line.pad) + 1) as u64;
+        }
+        size
+    }
+
+    fn add(&mut self, other: Self) {
+        self.lines = self.lines.saturating_add(other.lines);
+        self.bytes = self.bytes.saturating_add(other.bytes);
+    }
+
+    /// The same with blanks before each line: no fewer than there will be.
+    fn indented(self, blanks: usize) -> Self {
+        let more = self.lines.saturating_mul(blanks as u64);
+        Self { bytes: self.bytes.saturating_add(more), ..self }
+    }
 }
 
 /// A chunk on the way: which part, which line comes next, how long the indentation is.

@@ -510,7 +510,7 @@ impl Filter {
     /// Byte offset of a place in a chapter, if the chapter is still what it was.
     fn offset(&mut self, chapter: &str, line: u32, col: u32) -> Option<usize> {
         let hash = self.map.chapters.iter().find(|c| c.path == chapter)?.hash;
-        let root = &self.root;
+        let root = self.map.book.as_ref().unwrap_or(&self.root);
         let source = self.chapters.entry(chapter.to_owned()).or_insert_with(|| {
             let bytes = std::fs::read(root.join(chapter)).ok()?;
             Some(Source::new(chapter, Role::Chapter, bytes)).filter(|source| source.hash == hash)

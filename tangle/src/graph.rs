@@ -3,13 +3,14 @@
 //! From texts to the model: parses the chapters, finds the chunk of each reference, and what is
 //! wrong among them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
 use crate::book::{Book, Chunk, ChunkId, Part, PartId, RefId, Reference};
 use crate::config::Input;
-use crate::parse::{self, Block, LineKind, Parsed, Target};
+use crate::parse::{self, Block, LineKind, Note, Parsed, Target, Variant};
 use crate::problem::{self, Finding, Problem};
+use crate::select::{self, Selection};
 use crate::source::{Place, Role, Source, SourceId};
 use crate::{expand, target};
 
@@ -22,11 +23,26 @@ impl Book {
         Self::checked(Input::read(root))
     }
 
+    /// As [`Book::load`], for a part of the book and into another folder.
+    #[must_use]
+    pub fn load_with(root: &Path, selection: &Selection, out: Option<&Path>) -> Self {
+        Self::checked_with(Input::read(root), selection, out)
+    }
+
     /// As [`Book::load`], for an input that was read already: the targets are looked up in the file
     /// system and in git's index too.
     #[must_use]
     pub fn checked(input: Input) -> Self {
-        let mut book = Self::build(input);
+        Self::checked_with(input, &Selection::default(), None)
+    }
+
+    /// As [`Book::checked`], for a part of the book and into another folder.
+    #[must_use]
+    pub fn checked_with(input: Input, selection: &Selection, out: Option<&Path>) -> Self {
+        let mut book = Self::build_with(input, selection);
+        if let Some(out) = out {
+            out.clone_into(&mut book.out);
+        }
         let findings = target::check(&book);
         book.add(findings);
         book
@@ -35,10 +51,19 @@ impl Book {
     /// Builds the model from texts alone: no file is looked at.
     #[must_use]
     pub fn build(input: Input) -> Self {
+        Self::build_with(input, &Selection::default())
+    }
+
+    /// As [`Book::build`], for a part of the book.
+    #[must_use]
+    pub fn build_with(input: Input, selection: &Selection) -> Self {
         let Input { root, sources, findings } = input;
         let mut builder = Builder {
             book: Self {
+                out: root.clone(),
                 root,
+                selection: selection.clone(),
+                needs: Vec::new(),
                 sources,
                 chunks: Vec::new(),
                 parts: Vec::new(),
@@ -49,10 +74,14 @@ impl Book {
                 names: HashMap::new(),
             },
             nested: HashMap::new(),
+            said: Vec::new(),
         };
         builder.parts();
+        builder.bodies();
+        builder.labs();
         builder.references();
         builder.unused();
+        builder.left_out();
         builder.cycles();
         builder.targets();
         let mut book = builder.book;
@@ -85,6 +114,8 @@ struct Builder {
     book: Book,
     /// Chunk names on fences that do not count: in lists, quotes, or unlisted files.
     nested: HashMap<String, String>,
+    /// The comments `needs:`.
+    said: Vec<(SourceId, Note)>,
 }
 
 impl Builder {
@@ -104,6 +135,7 @@ impl Builder {
                 continue;
             }
             self.book.findings.extend(parsed.findings);
+            self.said.extend(parsed.needs.into_iter().map(|note| (source, note)));
             for block in parsed.blocks {
                 self.part(source, block);
             }
@@ -137,7 +169,7 @@ impl Builder {
         let chunk = match book.names.get(&block.target) {
             Some(&chunk) => {
                 if let (Target::File(path), None) = (&block.target, &block.append) {
-                    let first = book.chunks[chunk.0 as usize].parts[0];
+                    let first = book.chunks[chunk.0 as usize].all[0];
                     let finding = Finding::error(Problem::DuplicateRoot(path.clone()), at)
                         .and(book.place_of(first), format!("the first root of {path}"));
                     book.findings.push(finding);
@@ -150,17 +182,132 @@ impl Builder {
                     let problem = Problem::AppendFirst(path.clone());
                     book.findings.push(Finding::error(problem, at));
                 }
+                if let (Target::Chunk(name), Variant::Replaces) = (&block.target, block.variant) {
+                    let (name, nearest) = (name.clone(), nearest_chunk(book, name));
+                    let problem = Problem::ReplacesUnknown { name, nearest };
+                    book.findings.push(Finding::error(problem, at));
+                }
                 let chunk = ChunkId(id(book.chunks.len()));
                 let target = block.target.clone();
-                book.chunks.push(Chunk { target, parts: Vec::new(), uses: Vec::new() });
+                let (parts, all, uses) = (Vec::new(), Vec::new(), Vec::new());
+                book.chunks.push(Chunk { target, parts, all, uses });
                 book.names.insert(block.target.clone(), chunk);
                 chunk
             }
         };
-        let parts = &mut book.chunks[chunk.0 as usize].parts;
-        let index = parts.len();
-        parts.push(part);
-        book.parts.push(Part { chunk, index, source, block, references: Vec::new() });
+        book.chunks[chunk.0 as usize].all.push(part);
+        book.parts.push(Part {
+            chunk,
+            index: 0,
+            active: false,
+            replaced_by: None,
+            source,
+            block,
+            references: Vec::new(),
+        });
+    }
+
+    /// Decides which parts make the bodies of the chunks.
+    fn bodies(&mut self) {
+        let book = &mut self.book;
+        let (needs, findings) = select::needs(book, &self.said);
+        book.findings.extend(findings);
+        let included = match select::included(book, &book.selection, &needs) {
+            Ok(included) => included,
+            Err(finding) => {
+                book.findings.push(*finding);
+                None
+            }
+        };
+        book.needs = needs;
+        for chunk in &mut book.chunks {
+            for (n, &id) in chunk.all.iter().enumerate() {
+                let part = &mut book.parts[id.0 as usize];
+                let variant = part.block.variant;
+                let counts = included.as_ref().is_none_or(|these| these.contains(&part.source));
+                part.active = counts && book.selection.takes(variant);
+                if part.active && variant == Variant::Replaces {
+                    chunk.parts.clear();
+                    for &before in &chunk.all[..n] {
+                        let before = &mut book.parts[before.0 as usize];
+                        before.active = false;
+                        before.replaced_by.get_or_insert(id);
+                    }
+                }
+                let part = &mut book.parts[id.0 as usize];
+                part.index = chunk.parts.len();
+                if part.active {
+                    chunk.parts.push(id);
+                }
+            }
+        }
+    }
+
+    /// Looks at the labs: each starter has a solution, and the lab asked for is there.
+    fn labs(&mut self) {
+        let book = &mut self.book;
+        let mut findings = Vec::new();
+        for chunk in &book.chunks {
+            let variant = |id: &PartId| book.parts[id.0 as usize].block.variant;
+            // Each body on its own.
+            for body in chunk.all.chunk_by(|_, next| variant(next) != Variant::Replaces) {
+                let mut seen = BTreeSet::new();
+                for id in body {
+                    let Variant::Starter(lab) = variant(id) else { continue };
+                    let solved = body.iter().any(|id| variant(id) == Variant::Solution(lab));
+                    if !solved && seen.insert(lab) {
+                        let name = chunk.target.name().to_owned();
+                        let problem = Problem::NoSolution { name, lab };
+                        findings.push(Finding::error(problem, book.place_of(*id)));
+                    }
+                }
+            }
+        }
+        let known = book.labs();
+        if let Some(lab) = book.selection.lab
+            && !known.contains(&lab)
+        {
+            findings.push(Finding::nowhere(Problem::UnknownLab { lab, known }));
+        }
+        book.findings.extend(findings);
+    }
+
+    /// Finds what chapters that count need from chapters that do not.
+    fn left_out(&mut self) {
+        let book = &self.book;
+        if book.selection.until.is_none() {
+            return;
+        }
+        let counts: BTreeSet<SourceId> = match select::included(book, &book.selection, &book.needs)
+        {
+            Ok(Some(counts)) => counts,
+            _ => return,
+        };
+        let mut found = Vec::new();
+        let left = |chunk: &Chunk, name: String, at: Place| {
+            let first = book.part(chunk.all[0]).source;
+            let chapter = select::short(book, &book.source(first).path);
+            Finding::error(Problem::LeftOut { name, chapter }, at)
+                .and(book.place_of(chunk.all[0]), "it is here")
+        };
+        for (reference, id) in book.references.iter().zip((0..).map(RefId)) {
+            let Some(target) = reference.target else { continue };
+            let chunk = book.chunk(target);
+            let there = chunk.all.iter().any(|&part| counts.contains(&book.part(part).source));
+            if book.part(reference.part).active && !there {
+                let name = format!("`{}`", chunk.target.name());
+                found.push(left(chunk, name, book.place_of_reference(id)));
+            }
+        }
+        for chunk in &book.chunks {
+            if let (Target::File(path), Some(&part)) = (&chunk.target, chunk.parts.first())
+                && part != chunk.all[0]
+            {
+                let name = format!("the first root of {path}");
+                found.push(left(chunk, name, book.place_of(part)));
+            }
+        }
+        self.book.findings.extend(found);
     }
 
     /// Finds the chunk of each reference.
@@ -199,7 +346,7 @@ impl Builder {
             let also = nearest.as_ref().and_then(|near| book.chunk_named(near));
             let mut finding = Finding::error(Problem::Undefined { name, nearest, hint }, at);
             if let Some(chunk) = also {
-                let place = book.place_of(book.chunk(chunk).parts[0]);
+                let place = book.first_place(chunk);
                 let what = format!("`{}` is defined here", book.chunk(chunk).target.name());
                 finding = finding.and(place, what);
             }
@@ -217,7 +364,11 @@ impl Builder {
             if !chunk.uses.is_empty() || !parse::is_name(name) {
                 continue;
             }
-            let first = book.part(chunk.parts[0]);
+            let first = book.part(chunk.all[0]);
+            // That what it would replace is not there was said, too.
+            if first.block.variant == Variant::Replaces {
+                continue;
+            }
             let at = Place { source: first.source, span: first.block.target_span.clone() };
             let hint = self.mention(name);
             found.push(Finding::error(Problem::Unused { name: name.clone(), hint }, at));
@@ -313,7 +464,7 @@ impl Builder {
             })
             .collect();
         for (path, chunk) in &roots {
-            let at = book.place_of(chunk.parts[0]);
+            let at = book.place_of(chunk.all[0]);
             let folders = path.match_indices('/').map(|(slash, _)| &path[..slash]);
             for folder in folders {
                 if let Some(other) = roots.get(folder) {
@@ -321,7 +472,7 @@ impl Builder {
                         file: folder.to_owned(),
                         inside: (*path).to_owned(),
                     };
-                    let other = book.place_of(other.parts[0]);
+                    let other = book.place_of(other.all[0]);
                     found.push(
                         Finding::error(problem, at.clone())
                             .and(other, format!("{folder} as a file")),

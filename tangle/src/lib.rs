@@ -12,15 +12,19 @@ pub mod check;
 pub mod config;
 mod expand;
 pub mod filter;
+pub mod fmt;
 mod graph;
 pub mod locate;
 pub mod map;
 pub mod parse;
 pub mod problem;
+pub mod select;
+pub mod settings;
 pub mod source;
 pub mod symbols;
 pub mod sync;
 mod target;
+pub mod watch;
 pub mod weave;
 pub mod write;
 
@@ -28,6 +32,12 @@ pub use book::{
     Book, Chunk, ChunkId, Origin, Output, OutputId, Part, PartId, Piece, Placement, RefId,
     Reference,
 };
-pub use parse::{Block, LineKind, Target};
+pub use parse::{Block, LineKind, Target, Variant};
 pub use problem::{Finding, Problem, Severity};
+pub use select::Selection;
 pub use source::{Place, Source, SourceId};
+
+/// The examples of the README are compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -48,17 +48,21 @@ pub enum Answer<'a> {
     NoFile,
 }
 
-/// Answers a query, for a path relative to `cwd` or to `root`.
+/// Answers a query, for a path relative to `cwd`, to the folder `root` of the outputs, or to that of
+/// the book.
 #[must_use]
 pub fn locate<'a>(map: &'a Map, root: &Path, cwd: &Path, query: &Query) -> Answer<'a> {
-    for folder in [cwd, root] {
-        let Some(path) = below(root, &folder.join(&query.path)) else { continue };
-        if map.files.contains_key(&path) {
+    let book = map.book.as_deref().unwrap_or(root);
+    for folder in [cwd, root, book] {
+        let full = folder.join(&query.path);
+        let file = below(root, &full).filter(|path| map.files.contains_key(path));
+        if let Some(path) = file {
             return match map.to_chapter(&path, query.line, query.col) {
                 Some(found) => Answer::Places(vec![found]),
                 None => Answer::NoLine(path),
             };
         }
+        let Some(path) = below(book, &full) else { continue };
         if map.chapters.iter().any(|chapter| chapter.path == path) {
             let found = map.to_outputs(&path, query.line, query.col);
             return if found.is_empty() { Answer::NoLine(path) } else { Answer::Places(found) };
@@ -88,7 +92,7 @@ pub fn changed(map: &Map, root: &Path, paths: &[&str]) -> Vec<String> {
         .iter()
         .filter(|chapter| paths.contains(&chapter.path.as_str()))
         .filter(|chapter| {
-            std::fs::read(root.join(&chapter.path))
+            std::fs::read(map.book.as_deref().unwrap_or(root).join(&chapter.path))
                 .map_or(true, |bytes| crate::source::hash(&bytes) != chapter.hash)
         })
         .map(|chapter| chapter.path.clone())

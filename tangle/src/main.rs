@@ -14,9 +14,9 @@ use tangle::locate::{self, Answer, Query};
 use tangle::map::Map;
 use tangle::symbols::{self, Frame, Lines, Spot};
 use tangle::write::{self, Options};
-use tangle::{Book, Finding, check, config, weave};
+use tangle::{Book, Finding, Selection, check, config, weave};
 
-use commands::{count, print_findings, say};
+use commands::{Form, count, print_findings, say};
 
 /// Takes the code out of the chapters of a book, and finds its way back.
 #[derive(Parser)]
@@ -28,14 +28,26 @@ struct Cli {
     /// The folder of book.toml [default: the nearest one at or above the current folder]
     #[arg(long, global = true, value_name = "DIR")]
     root: Option<PathBuf>,
+    /// How what is wrong is said, on standard error
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "FORM")]
+    message_format: Form,
     #[command(flatten)]
     tangle: TangleArgs,
     #[command(subcommand)]
     command: Option<Cmd>,
 }
 
-#[derive(clap::Args)]
+#[derive(clap::Args, Clone)]
 struct TangleArgs {
+    /// Only this chapter, named as in SUMMARY.md, those before it, and those that they need
+    #[arg(long, value_name = "CHAPTER", requires = "out")]
+    until: Option<String>,
+    /// The starter of this lab, and the solutions of all others
+    #[arg(long, value_name = "N")]
+    lab: Option<u32>,
+    /// Another folder for the outputs, with records of its own
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
     /// Write over files that were changed by hand, after copying them to .tangle/kept/
     #[arg(long)]
     force: bool,
@@ -44,11 +56,41 @@ struct TangleArgs {
     quiet: bool,
 }
 
+impl TangleArgs {
+    /// With what stands before the name of the command, too.
+    fn or(self, before: Self) -> Self {
+        Self {
+            until: self.until.or(before.until),
+            lab: self.lab.or(before.lab),
+            out: self.out.or(before.out),
+            force: self.force || before.force,
+            quiet: self.quiet || before.quiet,
+        }
+    }
+
+    fn options(&self) -> Options {
+        let mut options = Options::default();
+        options.force = self.force;
+        options.selection = Selection { until: self.until.clone(), lab: self.lab };
+        options.out.clone_from(&self.out);
+        options
+    }
+}
+
 #[derive(Subcommand)]
 enum Cmd {
     /// Write what changed (the same as no command)
     Tangle(TangleArgs),
     Sync(commands::sync::Args),
+    /// Tangle whenever a chapter is saved
+    Watch {
+        #[command(flatten)]
+        tangle: TangleArgs,
+        /// Look at the files twice a second, where the file system does not tell of changes
+        #[arg(long)]
+        poll: bool,
+    },
+    Fmt(commands::fmt::Args),
     /// Look for what CI refuses: formatting, traps of mdBook, unexplained hidden code, old outputs
     Check {
         /// Say nothing when all is well
@@ -70,6 +112,9 @@ enum Cmd {
         /// Print JSON, one array for each place asked for
         #[arg(long)]
         json: bool,
+        /// The folder that the outputs are in, if it is another than the book's
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
     },
     /// Copy standard input to standard output, with places in generated files as places in chapters
     Filter {
@@ -79,6 +124,9 @@ enum Cmd {
         /// The module that a kernel's log is about [default: module/lguest.ko]
         #[arg(long, value_name = "FILE")]
         module: Option<PathBuf>,
+        /// The folder that the outputs are in, if it is another than the book's
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
     },
     /// Put captions, links and indexes into the book: mdBook runs this, see book.toml
     Weave {
@@ -118,8 +166,9 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     // mdBook says where the book is.
     if let Some(Cmd::Weave { question }) = &cli.command {
-        return run_weave(question.as_ref());
+        return run_weave(question.as_ref(), cli.message_format);
     }
+    let form = cli.message_format;
     let given = cli.root.is_some();
     let Some(root) = root(cli.root) else {
         if matches!(cli.command, Some(Cmd::Filter { .. })) && !given {
@@ -130,24 +179,28 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     match cli.command {
-        None => tangle(&root, &cli.tangle),
-        Some(Cmd::Tangle(args)) => {
-            let either = TangleArgs {
-                force: args.force || cli.tangle.force,
-                quiet: args.quiet || cli.tangle.quiet,
-            };
-            tangle(&root, &either)
+        None => tangle(&root, &cli.tangle, form),
+        Some(Cmd::Tangle(args)) => tangle(&root, &args.or(cli.tangle), form),
+        Some(Cmd::Sync(args)) => commands::sync::run(&root, &args, form),
+        Some(Cmd::Watch { tangle, poll }) => {
+            let quiet = tangle.quiet;
+            commands::watch::run(&root, &tangle.or(cli.tangle).options(), poll, quiet, form)
         }
-        Some(Cmd::Sync(args)) => commands::sync::run(&root, &args),
-        Some(Cmd::Check { quiet, json }) => run_check(&root, quiet, json),
-        Some(Cmd::Locate { places, module, json }) => {
-            run_locate(&root, &places, module.as_deref(), json)
+        Some(Cmd::Fmt(args)) => commands::fmt::run(&root, &args, form),
+        Some(Cmd::Check { quiet, json }) => run_check(&root, quiet, json, form),
+        Some(Cmd::Locate { places, module, json, out }) => {
+            run_locate(&folder(root, out), &places, module.as_deref(), json)
         }
-        Some(Cmd::Filter { from, module }) => {
-            done(run_filter(&root, from.as_deref(), module.as_deref()))
+        Some(Cmd::Filter { from, module, out }) => {
+            done(run_filter(&folder(root, out), from.as_deref(), module.as_deref()))
         }
-        Some(Cmd::Weave { question }) => run_weave(question.as_ref()),
+        Some(Cmd::Weave { question }) => run_weave(question.as_ref(), form),
     }
+}
+
+/// Where the outputs are.
+fn folder(root: PathBuf, out: Option<PathBuf>) -> PathBuf {
+    out.map_or(root, |out| out.canonicalize().unwrap_or(out))
 }
 
 /// A closed pipe is no reason to complain; anything else is.
@@ -168,9 +221,9 @@ fn root(given: Option<PathBuf>) -> Option<PathBuf> {
     }
 }
 
-fn tangle(root: &Path, args: &TangleArgs) -> ExitCode {
-    let run = write::run(root, Options { force: args.force });
-    print_findings(&run.findings, &run.sources, "; nothing was written");
+fn tangle(root: &Path, args: &TangleArgs, form: Form) -> ExitCode {
+    let run = write::run(root, &args.options());
+    print_findings(form, &run.findings, &run.sources, "; nothing was written");
     let Some(report) = run.report else { return ExitCode::FAILURE };
     for (path, copy) in &report.kept {
         eprintln!("tangle: {path} was not tangle's; a copy is {copy}");
@@ -187,9 +240,9 @@ fn tangle(root: &Path, args: &TangleArgs) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn run_check(root: &Path, quiet: bool, json: bool) -> ExitCode {
+fn run_check(root: &Path, quiet: bool, json: bool, form: Form) -> ExitCode {
     let checked = check::run(root);
-    print_findings(&checked.findings, &checked.sources, "");
+    print_findings(form, &checked.findings, &checked.sources, "");
     if let Some(audit) = checked.audit {
         if json {
             say(&serde_json::to_string(&audit).unwrap_or_default());
@@ -238,7 +291,8 @@ fn run_locate(root: &Path, places: &[Asked], module: Option<&Path>, json: bool) 
         let found = match locate::locate(&map, root, &cwd, query) {
             Answer::Places(found) => found,
             Answer::NoLine(path) => {
-                eprintln!("{}", no_line(root, &path, query.line));
+                let book = map.book.as_deref().unwrap_or(root);
+                eprintln!("{}", no_line(book, &path, query.line));
                 status = ExitCode::FAILURE;
                 Vec::new()
             }
@@ -306,14 +360,14 @@ fn no_line(root: &Path, path: &str, line: u32) -> String {
     format!("tangle: line {line} of {path} {what}")
 }
 
-fn run_weave(question: Option<&Question>) -> ExitCode {
+fn run_weave(question: Option<&Question>, form: Form) -> ExitCode {
     if let Some(Question::Supports { renderer }) = question {
         return if weave::supports(renderer) { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
     match weave::run(io::stdin().lock(), io::stdout().lock()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(weave::Failure::Book { findings, sources }) => {
-            print_findings(&findings, &sources, "; the book cannot be woven");
+            print_findings(form, &findings, &sources, "; the book cannot be woven");
             ExitCode::FAILURE
         }
         Err(error) => {

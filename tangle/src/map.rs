@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +24,9 @@ const VERSION: u32 = 1;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Map {
     version: u32,
+    /// The folder of `book.toml`, if the outputs are in another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub book: Option<PathBuf>,
     /// The chapters, in the order of the book.
     pub chapters: Vec<Chapter>,
     /// Names of the chunks and paths of the file roots.
@@ -119,7 +122,9 @@ impl Map {
                 .collect()
         };
         let files = book.outputs().iter().map(|o| (o.path.clone(), pieces(o))).collect();
-        Self { version: VERSION, chapters, chunks, files }
+        let apart = book.out() != book.root();
+        let book = apart.then(|| book.root().to_path_buf());
+        Self { version: VERSION, book, chapters, chunks, files }
     }
 
     /// Reads the map below a project root; nothing if there is none that can be read.

@@ -34,6 +34,31 @@ impl Target {
     }
 }
 
+/// Which bodies of a chunk a block belongs to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Variant {
+    /// All of them.
+    #[default]
+    Plain,
+    /// `replaces:name`: from here on the chunk has a new body, which begins with this block.
+    Replaces,
+    /// `lab:N,starter`: what a reader begins lab N with.
+    Starter(u32),
+    /// `lab:N,solution`: what lab N asks for.
+    Solution(u32),
+}
+
+impl Variant {
+    /// The number of its lab.
+    #[must_use]
+    pub fn lab(self) -> Option<u32> {
+        match self {
+            Self::Starter(lab) | Self::Solution(lab) => Some(lab),
+            Self::Plain | Self::Replaces => None,
+        }
+    }
+}
+
 /// A comment before a block: `<!-- title: ... -->` or `<!-- why: ... -->`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Note {
@@ -72,6 +97,8 @@ pub struct Block {
     pub target: Target,
     /// Bytes of the path or the name in the info string.
     pub target_span: Range<usize>,
+    /// `replaces:`, or `lab:` with `starter` or `solution`.
+    pub variant: Variant,
     /// The language: the first word of the info string, perhaps empty.
     pub language: String,
     /// `append`, with its bytes.
@@ -102,6 +129,8 @@ pub struct Parsed {
     pub blocks: Vec<Block>,
     /// Names that stand on fences in lists or quotes, which do not count, with their place.
     pub nested: HashMap<String, Range<usize>>,
+    /// The comments `<!-- needs: ... -->`.
+    pub needs: Vec<Note>,
     /// What is wrong.
     pub findings: Vec<Finding>,
 }
@@ -214,7 +243,12 @@ impl Chapter<'_> {
                             self.fence(range.start, std::mem::take(&mut waiting));
                         }
                         Tag::HtmlBlock if depth == 1 => match self.comments(range) {
-                            Some(more) => waiting.extend(more),
+                            Some(more) => {
+                                let (needs, more): (Vec<_>, Vec<_>) =
+                                    more.into_iter().partition(|found| found.word == "needs");
+                                self.out.needs.extend(needs.into_iter().map(|found| found.note));
+                                waiting.extend(more);
+                            }
                             None => self.dangling(&mut waiting),
                         },
                         _ if depth == 1 => self.dangling(&mut waiting),
@@ -334,6 +368,7 @@ impl Chapter<'_> {
         self.out.blocks.push(Block {
             target: info.target,
             target_span: info.target_span,
+            variant: info.variant,
             language: info.language,
             append: info.append,
             hide: info.hide,
@@ -368,12 +403,15 @@ impl Chapter<'_> {
     fn info(&mut self, span: Range<usize>) -> Option<Info> {
         let text = self.source.text[span.clone()].trim_end_matches('\r');
         let words = words(text, span.start);
-        let tangled =
-            words.iter().any(|(word, _)| matches!(head(word), ("file" | "chunk", Some(':'))));
+        let tangled = words
+            .iter()
+            .any(|(word, _)| matches!(head(word), ("file" | "chunk" | "replaces", Some(':'))));
         let mut language = String::new();
         let mut targets: Vec<(Target, Range<usize>, Range<usize>)> = Vec::new();
         let mut seen: Vec<&'static str> = Vec::new();
         let (mut append, mut hide) = (None, None);
+        let mut lab = Lab::default();
+        let mut replaces = false;
         for (index, (word, at)) in words.iter().enumerate() {
             let at = at.clone();
             let (name, mark) = head(word);
@@ -405,10 +443,6 @@ impl Chapter<'_> {
                 self.error(Problem::EqualsTag { word: (*word).to_owned(), instead }, at);
                 continue;
             }
-            if matches!(ours, "replaces" | "lab" | "starter" | "solution") {
-                self.error(Problem::NotYet(ours), at);
-                continue;
-            }
             match value {
                 None | Some("") if takes_value => {
                     self.error(Problem::NoValue(ours), at);
@@ -430,6 +464,16 @@ impl Chapter<'_> {
             match ours {
                 "append" => append = Some(at),
                 "hide" => hide = Some(at),
+                "starter" | "solution" => lab.sides.push((ours, at)),
+                "lab" => match value.parse::<u32>() {
+                    Ok(number) if number > 0 && !value.starts_with(['0', '+']) => {
+                        lab.number = Some((number, at));
+                    }
+                    _ => {
+                        self.error(Problem::BadLab(value.to_owned()), value_span);
+                        lab.bad = true;
+                    }
+                },
                 "file" => {
                     if let Some(reason) = bad_path(value) {
                         let path = value.to_owned();
@@ -441,27 +485,77 @@ impl Chapter<'_> {
                     if !is_name(value) {
                         self.error(Problem::BadName(value.to_owned()), value_span.clone());
                     }
+                    replaces |= ours == "replaces";
                     targets.push((Target::Chunk(value.to_owned()), at, value_span));
                 }
             }
         }
-        if targets.len() > 1 {
+        if targets.len() > 1 && !replaces {
             self.error(Problem::FileAndChunk, targets[1].1.clone());
         }
         if targets.is_empty() && !tangled {
-            for (tag, at) in [("append", append), ("hide", hide)] {
-                if let Some(at) = at {
-                    self.error(Problem::TagAlone(tag), at);
-                }
+            let number = lab.number.map(|(_, at)| ("lab", at));
+            let alone = [("append", append), ("hide", hide)];
+            let alone = alone.into_iter().filter_map(|(tag, at)| Some((tag, at?)));
+            for (tag, at) in alone.chain(number).chain(lab.sides) {
+                self.error(Problem::TagAlone(tag), at);
             }
             return None;
         }
+        let variant = if replaces {
+            let more = targets
+                .iter()
+                .filter(|(_, at, _)| !source_word(self.source, at).starts_with("replaces"));
+            let more = more.map(|(target, at, _)| match target {
+                Target::File(_) => ("file", at.clone()),
+                Target::Chunk(_) => ("chunk", at.clone()),
+            });
+            let number = lab.number.take().map(|(_, at)| ("lab", at));
+            let others: Vec<_> = more
+                .chain(append.take().map(|at| ("append", at)))
+                .chain(number)
+                .chain(std::mem::take(&mut lab.sides))
+                .collect();
+            for (tag, at) in others {
+                self.error(Problem::ReplacesAlone(tag), at);
+            }
+            Variant::Replaces
+        } else {
+            self.variant(lab, &targets)
+        };
         let (target, _, target_span) = targets.into_iter().next()?;
         if let (Target::Chunk(_), Some(at)) = (&target, append.clone()) {
             self.error(Problem::AppendOnChunk, at);
             append = None;
         }
-        Some(Info { target, target_span, language, append, hide })
+        Some(Info { target, target_span, variant, language, append, hide })
+    }
+
+    /// What the words about labs come to.
+    fn variant(&mut self, lab: Lab, targets: &[(Target, Range<usize>, Range<usize>)]) -> Variant {
+        let Lab { number, mut sides, bad } = lab;
+        if let (Some((_, at)), Some((Target::File(_), ..))) = (&number, targets.first()) {
+            self.error(Problem::LabOnFile, at.clone());
+            return Variant::Plain;
+        }
+        if sides.len() > 1 {
+            self.error(Problem::BothSides, sides[1].1.clone());
+        }
+        match (number, sides.pop()) {
+            (Some((lab, _)), Some(("starter", _))) => Variant::Starter(lab),
+            (Some((lab, _)), Some(_)) => Variant::Solution(lab),
+            (Some((_, at)), None) => {
+                self.error(Problem::NoSide, at);
+                Variant::Plain
+            }
+            (None, Some((side, at))) => {
+                if !bad {
+                    self.error(Problem::NoLab(side), at);
+                }
+                Variant::Plain
+            }
+            (None, None) => Variant::Plain,
+        }
     }
 
     /// A word that is none of ours.
@@ -483,9 +577,20 @@ impl Chapter<'_> {
     }
 }
 
+/// The words of an info string that are about a lab.
+#[derive(Default)]
+struct Lab {
+    number: Option<(u32, Range<usize>)>,
+    /// `starter` and `solution`, as many as there are.
+    sides: Vec<(&'static str, Range<usize>)>,
+    /// Whether a number was there and was none.
+    bad: bool,
+}
+
 struct Info {
     target: Target,
     target_span: Range<usize>,
+    variant: Variant,
     language: String,
     append: Option<Range<usize>>,
     hide: Option<Range<usize>>,
@@ -502,6 +607,10 @@ fn words(text: &str, start: usize) -> Vec<(&str, Range<usize>)> {
         at += word.len() + 1;
     }
     found
+}
+
+fn source_word<'a>(source: &'a Source, at: &Range<usize>) -> &'a str {
+    &source.text[at.clone()]
 }
 
 /// The word before `:` or `=`, and which of the two it was.

@@ -11,6 +11,7 @@ use std::fmt;
 use miette::{
     Diagnostic, LabeledSpan, MietteError, MietteSpanContents, SourceCode, SourceSpan, SpanContents,
 };
+use serde::Serialize;
 use thiserror::Error;
 
 use crate::source::{Place, Source};
@@ -52,6 +53,38 @@ pub enum Problem {
     /// A chapter outside the project.
     #[error("the chapter {0} lies outside the project")]
     ChapterOutside(String),
+    /// A chapter that is asked for and does not exist.
+    #[error("no chapter is called {path}")]
+    UnknownChapter {
+        /// The path as given.
+        path: String,
+        /// The nearest there is.
+        nearest: Option<String>,
+    },
+    /// A chunk or a root that `--until` leaves out.
+    #[error("{name} is needed, but {chapter} is left out")]
+    LeftOut {
+        /// The chunk with its quotes, or the path.
+        name: String,
+        /// The chapter it is in.
+        chapter: String,
+    },
+    /// A lab that is asked for and does not exist.
+    #[error("there is no lab {lab}")]
+    UnknownLab {
+        /// Its number.
+        lab: u32,
+        /// Those there are.
+        known: Vec<u32>,
+    },
+    /// An output folder that is none.
+    #[error("{folder} cannot be the output folder: {reason}")]
+    BadFolder {
+        /// The folder as given.
+        folder: String,
+        /// Why not.
+        reason: &'static str,
+    },
     /// A Markdown file with code for us that `SUMMARY.md` does not list.
     #[error("{0} holds chunks but is not in SUMMARY.md: they do not count")]
     NotInSummary(String),
@@ -120,9 +153,24 @@ pub enum Problem {
     /// A chunk name outside `[a-z0-9-]+`.
     #[error("`{0}` is not a chunk name")]
     BadName(String),
-    /// A word that is planned.
-    #[error("`{0}` is not supported yet")]
-    NotYet(&'static str),
+    /// Another of our words beside `replaces:`.
+    #[error("`{0}` beside `replaces:`")]
+    ReplacesAlone(&'static str),
+    /// A lab's number that is none.
+    #[error("`{0}` is not the number of a lab")]
+    BadLab(String),
+    /// `lab:` without `starter` or `solution`.
+    #[error("`lab:` without `starter` or `solution`")]
+    NoSide,
+    /// `starter` or `solution` without `lab:`.
+    #[error("`{0}` without `lab:`")]
+    NoLab(&'static str),
+    /// `starter` and `solution` on one fence.
+    #[error("a block is the starter or the solution, not both")]
+    BothSides,
+    /// `lab:` on a file root.
+    #[error("`lab:` on a file root")]
+    LabOnFile,
 
     // Comments before a fence.
     /// `title:` or `why:` twice before one fence.
@@ -198,12 +246,28 @@ pub enum Problem {
         /// What may be the reason.
         hint: Option<String>,
     },
+    /// `replaces:` of a chunk that is not there, or not yet.
+    #[error("`replaces:{name}`, but no chunk is called so before")]
+    ReplacesUnknown {
+        /// The name.
+        name: String,
+        /// The nearest name there is before.
+        nearest: Option<String>,
+    },
+    /// A starter without a solution.
+    #[error("lab {lab} has a starter of `{name}` and no solution")]
+    NoSolution {
+        /// The name of the chunk.
+        name: String,
+        /// The lab.
+        lab: u32,
+    },
     /// Chunks that need each other.
     #[error("a cycle: {0}")]
     Cycle(String),
     /// Chunks that multiply beyond reason.
-    #[error("{0} would have more than {1} lines")]
-    TooLarge(String, u64),
+    #[error("{0} would have more than {1} {2}")]
+    TooLarge(String, u64, &'static str),
 
     // Outputs.
     /// An output that was changed by hand.
@@ -217,6 +281,9 @@ pub enum Problem {
     /// An output that no chapter writes any more, and that was changed by hand.
     #[error("{0} was changed by hand, and no chapter writes it any more")]
     EditedStale(String),
+    /// Writing began and could not go on. It comes after what was in the way.
+    #[error("not everything was written")]
+    HalfWay,
     /// A file that tangle did not write, in the place of an output.
     #[error("{path} is in the way: {reason}")]
     Foreign {
@@ -246,10 +313,10 @@ pub enum Problem {
     NoWhy,
     /// Too many lines in one block.
     #[error("a block of {0} lines")]
-    TooLong(usize),
+    TooLong(usize, usize),
     /// A line that is too wide for the page.
     #[error("a line of {0} columns")]
-    TooWide(usize),
+    TooWide(usize, usize),
     /// rustfmt would write it differently.
     #[error("not as rustfmt writes it: {path}:{line}")]
     NotFormatted {
@@ -305,7 +372,16 @@ impl Problem {
             Self::AppendFirst(_) => "append-first",
             Self::DuplicateRoot(_) => "duplicate-root",
             Self::BadName(_) => "bad-name",
-            Self::NotYet(_) => "not-yet",
+            Self::ReplacesAlone(_) => "replaces-alone",
+            Self::BadLab(_) => "bad-lab",
+            Self::NoSide | Self::NoLab(_) | Self::BothSides => "half-lab",
+            Self::LabOnFile => "lab-on-file",
+            Self::ReplacesUnknown { .. } => "replaces-unknown",
+            Self::NoSolution { .. } => "no-solution",
+            Self::UnknownChapter { .. } => "unknown-chapter",
+            Self::LeftOut { .. } => "left-out",
+            Self::UnknownLab { .. } => "unknown-lab",
+            Self::BadFolder { .. } => "bad-folder",
             Self::CommentTwice(_) => "comment-twice",
             Self::UnknownComment { .. } => "unknown-comment",
             Self::DanglingComment(_) => "dangling-comment",
@@ -320,14 +396,15 @@ impl Problem {
             Self::TooLarge(..) => "too-large",
             Self::Edited { .. } => "edited",
             Self::EditedStale(_) => "edited-stale",
+            Self::HalfWay => "half-way",
             Self::Foreign { .. } => "foreign",
             Self::Refused(refusal) => refusal.code(),
             Self::TrailingBlanks => "trailing-blanks",
             Self::HiddenLine => "hidden-line",
             Self::Expands => "expands",
             Self::NoWhy => "no-why",
-            Self::TooLong(_) => "too-long",
-            Self::TooWide(_) => "too-wide",
+            Self::TooLong(..) => "too-long",
+            Self::TooWide(..) => "too-wide",
             Self::NotFormatted { .. } => "rustfmt",
             Self::NotParsed { .. } => "rustfmt-parse",
             Self::OutOfDate { .. } => "out-of-date",
@@ -345,11 +422,12 @@ impl Problem {
             Self::Unclosed { .. } => "opened here",
             Self::DuplicateRoot(_) => "the second",
             Self::Undefined { .. } => "referred to here",
-            Self::Unused { .. } => "defined here",
+            Self::Unused { .. } | Self::NoSolution { .. } => "defined here",
+            Self::LeftOut { .. } => "needed here",
             Self::Cycle(_) => "this closes it",
             Self::Edited { .. } => "the line of the chapter it came from",
             Self::Refused(refusal) => refusal.label(),
-            Self::TooLong(_) | Self::NoWhy => "this block",
+            Self::TooLong(..) | Self::NoWhy => "this block",
             _ => "here",
         }
     }
@@ -373,13 +451,16 @@ impl Problem {
             }
             Self::UnknownTag { nearest: Some(nearest), .. } => format!("did you mean `{nearest}`?"),
             Self::UnknownTag { nearest: None, .. } => {
-                "known are file:, chunk:, append, hide, and the words of rustdoc and mdBook".into()
+                "known are file:, chunk:, append, hide, replaces:, lab:, starter, solution, and the \
+                 words of rustdoc and mdBook"
+                    .into()
             }
             Self::EqualsTag { instead, .. } => {
                 format!("write `{instead}`: a word with `=` makes rustdoc skip the block silently")
             }
             Self::NoValue("file") => "write `file:path/of/the.file`".into(),
-            Self::NoValue(_) => "write `chunk:a-name`".into(),
+            Self::NoValue("lab") => "write `lab:2,starter` or `lab:2,solution`".into(),
+            Self::NoValue(tag) => format!("write `{tag}:a-name`"),
             Self::SpareValue(tag) => format!("write `{tag}` alone"),
             Self::LanguageFirst(word) => {
                 format!("write `rust,ignore,{word}`, so that mdBook and editors colour the block")
@@ -387,7 +468,8 @@ impl Problem {
             Self::TagTwice(_) => "take one of the two out".into(),
             Self::FileAndChunk => "take one of the two out; a root can hold a reference to the chunk".into(),
             Self::TagAlone("append") => "say which file it is appended to: `file:path,append`".into(),
-            Self::TagAlone(_) => "a block that is not tangled can be hidden in an HTML comment".into(),
+            Self::TagAlone("hide") => "a block that is not tangled can be hidden in an HTML comment".into(),
+            Self::TagAlone(_) => "say which chunk it is of: `chunk:a-name,lab:2,starter`".into(),
             Self::AppendOnChunk => "take `append` out".into(),
             Self::AppendFirst(_) => {
                 "take `append` out, or move the block after the root (order of SUMMARY.md, then of lines)"
@@ -409,7 +491,44 @@ impl Problem {
                     format!("a name is made of a to z, 0 to 9 and `-`: `{fixed}`?")
                 }
             }
-            Self::NotYet(_) => "labs and replaced chunks come in a later version of tangle".into(),
+            Self::ReplacesAlone(_) => {
+                "`replaces:a-name` stands alone; what goes on with the new body is a `chunk:a-name` \
+                 after it"
+                    .into()
+            }
+            Self::BadLab(_) => "labs are counted from 1: `lab:2,starter`".into(),
+            Self::NoSide => "a lab's block is its starter or its solution: `lab:2,starter`".into(),
+            Self::NoLab(side) => format!("say of which lab: `lab:2,{side}`"),
+            Self::BothSides => "write two blocks; what both have needs no `lab:`".into(),
+            Self::LabOnFile => {
+                "put what differs into a chunk: a root can hold a reference to it".into()
+            }
+            Self::ReplacesUnknown { nearest: Some(nearest), .. } => {
+                format!("did you mean `{nearest}`?")
+            }
+            Self::ReplacesUnknown { name, .. } => format!(
+                "the first body is a `chunk:{name}`, earlier in the order of SUMMARY.md and of lines"
+            ),
+            Self::NoSolution { name, lab } => {
+                format!("write a block with `chunk:{name},lab:{lab},solution`")
+            }
+            Self::UnknownChapter { nearest: Some(nearest), .. } => {
+                format!("did you mean {nearest}?")
+            }
+            Self::UnknownChapter { .. } => "name it as SUMMARY.md does".into(),
+            Self::LeftOut { chapter, .. } => {
+                format!("say so in the chapter that needs it: `<!-- needs: {chapter} -->`")
+            }
+            Self::UnknownLab { known, .. } if known.is_empty() => {
+                "no block of the book has `lab:`".into()
+            }
+            Self::UnknownLab { known, .. } => {
+                let known: Vec<String> = known.iter().map(u32::to_string).collect();
+                format!("there are {}", known.join(", "))
+            }
+            Self::BadFolder { .. } => {
+                "name a new folder, or one that an earlier run has written, apart from the book".into()
+            }
             Self::CommentTwice(_) => "take one of the two out".into(),
             Self::UnknownComment { nearest, .. } => format!("did you mean `{nearest}:`?"),
             Self::DanglingComment(_) => {
@@ -437,6 +556,10 @@ impl Problem {
                 "nothing was written. Take what you want to keep into a chapter, then delete \
                  {path}; {FORCE}"
             ),
+            Self::HalfWay => {
+                "every file is whole, the old one or the new one; the next run goes on from there"
+                    .into()
+            }
             Self::Foreign { path, .. } => {
                 format!("nothing was written. Move {path} away or delete it; {FORCE}")
             }
@@ -449,9 +572,13 @@ impl Problem {
             }
             Self::Expands => "say it another way, or split the braces".into(),
             Self::NoWhy => "write `<!-- why: ... -->` before the block; the audit page prints it".into(),
-            Self::TooLong(_) => "a block has at most 30 lines: split it where the prose can say why".into(),
-            Self::TooWide(_) => "the page shows 72 columns".into(),
-            Self::NotFormatted { instead, .. } => format!("rustfmt would change\n{instead}"),
+            Self::TooLong(_, most) => {
+                format!("a block has at most {most} lines: split it where the prose can say why")
+            }
+            Self::TooWide(_, most) => format!("the page shows {most} columns"),
+            Self::NotFormatted { instead, .. } => {
+                format!("rustfmt would change\n{instead}\nand `tangle fmt` does it in the chapter")
+            }
             Self::NotParsed { .. } => "every .rs file must parse as it is tangled".into(),
             Self::OutOfDate { .. } => "run `tangle`".into(),
         };
@@ -676,6 +803,63 @@ impl Default for Look {
     fn default() -> Self {
         Self { colour: false, width: 100 }
     }
+}
+
+/// Where a finding is, for programs. Lines and columns are counted from 1, columns in characters; the
+/// end is the first column after it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct Spot<'a> {
+    file: &'a str,
+    line: u32,
+    column: u32,
+    end_line: u32,
+    end_column: u32,
+    message: &'a str,
+}
+
+impl<'a> Spot<'a> {
+    fn new(at: &Place, message: &'a str, sources: &'a [Source]) -> Self {
+        let source = &sources[at.source.0 as usize];
+        let (line, column) = source.line_col(at.span.start);
+        let (end_line, end_column) = source.line_col(at.span.end);
+        Self { file: &source.path, line, column, end_line, end_column, message }
+    }
+}
+
+/// Prints findings as JSON, one object on each line.
+#[must_use]
+pub fn json(findings: &[Finding], sources: &[Source]) -> String {
+    let mut out = String::new();
+    for finding in findings {
+        let spot = |at| Spot::new(at, finding.problem.label(), sources);
+        let also: Vec<Spot<'_>> =
+            finding.also.iter().map(|(at, what)| Spot::new(at, what, sources)).collect();
+        let value = serde_json::json!({
+            "severity": if finding.is_error() { "error" } else { "warning" },
+            "code": finding.problem.code(),
+            "message": finding.problem.to_string(),
+            "help": finding.problem.help(),
+            "at": finding.at.as_ref().map(spot),
+            "also": also,
+        });
+        out.push_str(&value.to_string());
+        out.push('\n');
+    }
+    out
+}
+
+/// Prints findings as compilers do, one line for each: `chapter.md:line:col: error: what`. One that
+/// is about no line begins with `tangle: `.
+#[must_use]
+pub fn short(findings: &[Finding], sources: &[Source]) -> String {
+    let mut out = String::new();
+    for finding in findings {
+        let at = finding.location(sources).unwrap_or_else(|| "tangle".to_owned());
+        let severity = if finding.is_error() { "error" } else { "warning" };
+        let (problem, code) = (&finding.problem, finding.problem.code());
+        out.push_str(&format!("{at}: {severity}[{code}]: {problem}\n"));
+    }
+    out
 }
 
 /// Prints findings with the lines they are about, one blank line between them.

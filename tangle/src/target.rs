@@ -15,12 +15,12 @@ use crate::source::Role;
 
 /// Looks the targets of a book up in the file system and in git's index.
 pub(crate) fn check(book: &Book) -> Vec<Finding> {
-    let tracked = tracked(book.root());
-    let mut links = Links { root: book.root(), known: HashMap::new() };
+    let tracked = tracked(book.out());
+    let mut links = Links { root: book.out(), known: HashMap::new() };
     let mut findings = Vec::new();
     for chunk in book.chunks() {
         let Target::File(path) = &chunk.target else { continue };
-        let at = book.place_of(chunk.parts[0]);
+        let at = book.place_of(chunk.all[0]);
         // A path with `..` or the like was reported already.
         if Path::new(path).is_absolute() || path.split('/').any(|part| part == "..") {
             continue;

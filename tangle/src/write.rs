@@ -7,7 +7,8 @@
 //! output is touched the state also notes the hashes that are about to be written, so that an
 //! interrupted run is not taken for somebody's edit.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,6 +20,7 @@ use crate::book::Book;
 use crate::config::Input;
 use crate::map::{self, Map};
 use crate::problem::{Finding, Problem};
+use crate::select::Selection;
 use crate::source::{Place, hash};
 use crate::target;
 
@@ -28,6 +30,8 @@ pub const FOLDER: &str = ".tangle";
 pub const STATE: &str = ".tangle/state.json";
 const LOCK: &str = ".tangle/lock";
 const KEPT: &str = ".tangle/kept";
+/// How the name of a file ends that is about to take another's place.
+const NEW: &str = ".new";
 const VERSION: u32 = 1;
 
 /// A hash, as it stands in the state.
@@ -40,8 +44,14 @@ pub(crate) struct State {
     version: u32,
     /// [`Input::key`] of the last run that left everything in order.
     inputs: Option<Hash>,
+    /// Which chapters and variants counted in the last run.
+    #[serde(default, skip_serializing_if = "Selection::is_whole")]
+    selection: Selection,
     /// Git's index then, by length and time of change.
     index: Option<(u64, String)>,
+    /// What the texts kept in `.tangle/written` are: a hash of the hashes of then.
+    #[serde(default)]
+    kept: Option<Hash>,
     /// Each output with its hash.
     outputs: BTreeMap<String, Hash>,
     /// Outputs that a run was about to write and may not have written.
@@ -69,6 +79,11 @@ impl State {
 
     pub(crate) fn knows(&self, path: &str) -> bool {
         self.outputs.contains_key(path) || self.pending.contains_key(path)
+    }
+
+    /// Which chapters and variants the outputs are of.
+    pub(crate) fn selection(&self) -> &Selection {
+        &self.selection
     }
 
     /// Every path that tangle wrote or was about to write.
@@ -116,26 +131,47 @@ pub struct Run {
 }
 
 /// How to run.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
 pub struct Options {
     /// Write over what was changed by hand, after putting a copy into `.tangle/kept/`.
     pub force: bool,
+    /// Which chapters and variants count.
+    pub selection: Selection,
+    /// Another folder than that of `book.toml` for the outputs, with records of its own.
+    pub out: Option<PathBuf>,
+    /// Files that are left as they are if they were changed by hand, and are no reason to stop.
+    pub(crate) leave: BTreeSet<String>,
 }
 
 /// Reads the book in `root` and writes its outputs.
 #[must_use]
-pub fn run(root: &Path, options: Options) -> Run {
-    let input = Input::read(root);
-    let state = State::read(&input.root);
-    if let Some(report) = unchanged(&input, &state) {
+pub fn run(root: &Path, options: &Options) -> Run {
+    let root = root.canonicalize().unwrap_or_else(|_| root.to_path_buf());
+    let out = options.out.as_deref().map(|out| output_folder(&Input::read(&root), out));
+    let out = match out.transpose() {
+        Ok(out) => out,
+        Err(problem) => {
+            let findings = vec![Finding::nowhere(problem)];
+            return Run { findings, sources: Vec::new(), report: None };
+        }
+    };
+    let folder = out.as_deref().unwrap_or(&root);
+    // Before anything is read: of two runs the later one has the later chapters. Where there can
+    // be no lock nothing can be written, which matters only if there is something to write.
+    let locked = lock(folder);
+    let input = Input::read(&root);
+    let state = State::read(folder);
+    let key = options.selection.key(input.key());
+    if let Some(report) = unchanged(&input, &state, key, folder) {
         return Run { findings: input.findings, sources: input.sources, report: Some(report) };
     }
-    let key = input.key();
-    let mut book = Book::checked(input);
+    let mut book = Book::checked_with(input, &options.selection, out.as_deref());
     let mut findings = book.findings().to_vec();
     let mut report = None;
     if !book.has_errors() {
-        match write(&book, key, options) {
+        let locked = locked.map_err(|problem| vec![Finding::nowhere(problem)]);
+        match locked.and_then(|_lock| write_locked(&book, key, state, options)) {
             Ok(done) => report = Some(done),
             Err(more) => findings.extend(more),
         }
@@ -144,19 +180,68 @@ pub fn run(root: &Path, options: Options) -> Run {
     Run { findings, sources, report }
 }
 
+/// A folder for outputs, absolute. It is made if it does not exist; one with other people's files in
+/// it is none, and neither is one that the book or another output may be in.
+fn output_folder(input: &Input, given: &Path) -> Result<PathBuf, Problem> {
+    let refused = |reason| {
+        let folder = given.display().to_string();
+        Problem::BadFolder { folder, reason }
+    };
+    let io = |action| move |error: io::Error| failed(action, &given.display().to_string(), &error);
+    if given.exists() && !given.is_dir() {
+        return Err(refused("it is a file"));
+    }
+    let made = !given.exists();
+    fs::create_dir_all(given).map_err(io("create"))?;
+    let real = given.canonicalize().map_err(io("read"))?;
+    let reason = if input.root.starts_with(&real) {
+        Some("the book is in it")
+    } else if input.sources.iter().any(|source| {
+        let folder = source.path.rsplit_once('/').map(|(folder, _)| input.root.join(folder));
+        folder.is_some_and(|folder| real.starts_with(folder))
+    }) {
+        Some("it is among the chapters")
+    } else if [".git", FOLDER].iter().any(|name| real.starts_with(input.root.join(name))) {
+        Some("git's and tangle's own records are there")
+    } else if !real.join(STATE).is_file() && !only_records(&real).map_err(io("read"))? {
+        Some("it has files that tangle did not write")
+    } else {
+        None
+    };
+    match reason {
+        Some(reason) => {
+            if made {
+                let _ = fs::remove_dir(&real);
+            }
+            Err(refused(reason))
+        }
+        None => Ok(real),
+    }
+}
+
+/// Whether a folder holds nothing, or only what an interrupted first run left.
+fn only_records(folder: &Path) -> io::Result<bool> {
+    for entry in fs::read_dir(folder)? {
+        if entry?.file_name() != FOLDER {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// The quick way out: the same inputs as last time, and all outputs as they were written.
-fn unchanged(input: &Input, state: &State) -> Option<Report> {
+fn unchanged(input: &Input, state: &State, key: u128, folder: &Path) -> Option<Report> {
     let same = input.findings.is_empty()
         && state.pending.is_empty()
-        && state.inputs == Some(Hash(input.key()))
-        && state.index == index(&input.root)
-        && input.root.join(map::PATH).is_file();
+        && state.inputs == Some(Hash(key))
+        && state.index == index(folder)
+        && folder.join(map::PATH).is_file();
     if !same {
         return None;
     }
     let mut bytes = Vec::new();
     for (path, &Hash(written)) in &state.outputs {
-        let full = input.root.join(path);
+        let full = folder.join(path);
         if !fs::symlink_metadata(&full).ok()?.is_file() {
             return None;
         }
@@ -185,11 +270,14 @@ pub(crate) enum OnDisk {
 pub(crate) fn on_disk(path: &Path) -> Result<OnDisk, io::Error> {
     let meta = match fs::symlink_metadata(path) {
         Ok(meta) => meta,
-        // A file where a folder should be is found when the folder is made.
-        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-            return Ok(OnDisk::Nothing);
-        }
-        Err(e) => return Err(e),
+        // A file where a folder should be is found when the folder is made, and a name that is too
+        // long when the file is written.
+        Err(e) => match e.kind() {
+            io::ErrorKind::NotFound
+            | io::ErrorKind::NotADirectory
+            | io::ErrorKind::InvalidFilename => return Ok(OnDisk::Nothing),
+            _ => return Err(e),
+        },
     };
     if meta.is_dir() {
         Ok(OnDisk::Other("it is a folder"))
@@ -205,12 +293,16 @@ pub(crate) fn on_disk(path: &Path) -> Result<OnDisk, io::Error> {
 /// What has to be done to bring the disk up to date.
 #[derive(Default)]
 struct Plan {
+    /// What is there and is tangle's own, each with its hash.
+    found: Vec<(String, u128)>,
     /// Indices of outputs to write.
     write: Vec<usize>,
     /// Stale outputs to remove.
     remove: Vec<String>,
     /// Those of them in whose place is a folder of nothing but stale outputs.
     in_the_way: Vec<usize>,
+    /// Files that were changed by hand and are left so.
+    left: Vec<String>,
     /// Files that `--force` copies away first.
     keep: Vec<String>,
     /// Why nothing may be done.
@@ -221,16 +313,22 @@ struct Plan {
 pub(crate) fn lock(root: &Path) -> Result<fs::File, Problem> {
     let folder = root.join(FOLDER);
     fs::create_dir_all(&folder).map_err(|e| failed("create", FOLDER, &e))?;
-    let lock = fs::File::create(root.join(LOCK)).map_err(|e| failed("create", LOCK, &e))?;
+    // It is not emptied: that would count as a change of it.
+    let lock =
+        fs::OpenOptions::new().write(true).create(true).truncate(false).open(root.join(LOCK));
+    let lock = lock.map_err(|e| failed("create", LOCK, &e))?;
     lock.lock().map_err(|e| failed("lock", LOCK, &e))?;
     Ok(lock)
 }
 
-fn write(book: &Book, key: u128, options: Options) -> Result<Report, Vec<Finding>> {
-    let _lock = lock(book.root()).map_err(|problem| vec![Finding::nowhere(problem)])?;
-    // Read again under the lock: another run may have finished in between.
-    let state = State::read(book.root());
-    write_locked(book, key, state, options)
+/// Removes what a run that was killed had not yet put in its place.
+fn remove_left_over(root: &Path) {
+    let Ok(entries) = fs::read_dir(root.join(FOLDER)) else { return };
+    for entry in entries.flatten() {
+        if entry.file_name().to_string_lossy().ends_with(NEW) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
 }
 
 /// Brings the disk up to date, while the lock is held.
@@ -238,10 +336,11 @@ pub(crate) fn write_locked(
     book: &Book,
     key: u128,
     mut state: State,
-    options: Options,
+    options: &Options,
 ) -> Result<Report, Vec<Finding>> {
-    let root = book.root();
+    let root = book.out();
     let one = |problem| vec![Finding::nowhere(problem)];
+    let half = |problem| vec![Finding::nowhere(problem), Finding::nowhere(Problem::HalfWay)];
     let plan = plan(book, &state, options)?;
     if !plan.conflicts.is_empty() {
         return Err(plan.conflicts);
@@ -251,20 +350,35 @@ pub(crate) fn write_locked(
         let copy = keep(root, path).map_err(one)?;
         report.kept.push((path.clone(), copy));
     }
-    let hashes: BTreeMap<String, Hash> = book
+    let mut hashes: BTreeMap<String, Hash> = book
         .outputs()
         .iter()
         .map(|output| (output.path.clone(), Hash(hash(output.text.as_bytes()))))
         .collect();
+    for path in &plan.left {
+        // They stay what they are: changed since they were written as they were written then.
+        match state.outputs.get(path) {
+            Some(&written) => hashes.insert(path.clone(), written),
+            None => hashes.remove(path),
+        };
+    }
     if !plan.write.is_empty() || !plan.remove.is_empty() {
         state.version = VERSION;
         state.inputs = None;
+        // After a run that was killed some files are of an older run than others. If this one is
+        // killed, too, each of them is still known.
+        let found = plan.found.iter().map(|(path, hash)| (path.clone(), Hash(*hash)));
+        state.outputs.extend(found);
         state.pending.clone_from(&hashes);
-        state.write(root).map_err(one)?;
+        remove_left_over(root);
+        state.write(root).map_err(half)?;
     }
-    write_base(book, &plan).map_err(one)?;
+    let kept = Hash(hash(&serde_json::to_vec(&hashes).unwrap_or_default()));
+    if state.kept != Some(kept) || !root.join(base::PATH).is_file() {
+        write_base(book, &plan, &state).map_err(half)?;
+    }
     for path in &plan.remove {
-        remove(root, path).map_err(one)?;
+        remove(root, path).map_err(half)?;
         report.removed.push(path.clone());
     }
     let mut made = "";
@@ -273,45 +387,56 @@ pub(crate) fn write_locked(
         // Outputs are sorted, so those of one folder mostly follow one another.
         let folder = output.path.rsplit_once('/').map_or("", |(folder, _)| folder);
         if folder.is_empty() || folder != made || plan.in_the_way.contains(&index) {
-            make_folder(root, &output.path).map_err(one)?;
+            make_folder(root, &output.path).map_err(half)?;
             made = folder;
         }
-        replace(root, &output.path, output.text.as_bytes()).map_err(one)?;
+        replace(root, &output.path, output.text.as_bytes()).map_err(half)?;
         report.written.push(output.path.clone());
     }
-    write_map(book).map_err(one)?;
+    write_map(book).map_err(half)?;
     let quiet = book.findings().is_empty();
     let state = State {
         version: VERSION,
         inputs: quiet.then_some(Hash(key)),
+        selection: book.selection().clone(),
         index: index(root),
+        kept: Some(kept),
         outputs: hashes,
         pending: BTreeMap::new(),
     };
-    state.write(root).map_err(one)?;
+    state.write(root).map_err(half)?;
     Ok(report)
 }
 
-fn plan(book: &Book, state: &State, options: Options) -> Result<Plan, Vec<Finding>> {
-    let root = book.root();
+/// Whether the disk could be brought up to date.
+pub(crate) fn check(book: &Book, state: &State) -> Result<(), Vec<Finding>> {
+    let plan = plan(book, state, &Options::default())?;
+    if plan.conflicts.is_empty() { Ok(()) } else { Err(plan.conflicts) }
+}
+
+fn plan(book: &Book, state: &State, options: &Options) -> Result<Plan, Vec<Finding>> {
+    let root = book.out();
     let mut plan = Plan::default();
     let mut stale: Vec<&String> = state.paths().collect();
     stale.sort();
     stale.retain(|path| book.output_named(path).is_none());
     for path in stale {
         // A record from elsewhere must not make tangle remove what is not below the root.
-        if crate::config::normal(Path::new(path)).as_deref() != Some(path) || !inside(root, path) {
+        let plain = crate::config::normal(Path::new(path)).as_deref() == Some(path);
+        if !plain || !inside(root, path) || target::reserved(book, path).is_some() {
             continue;
         }
         match on_disk(&root.join(path)) {
             Ok(OnDisk::Nothing) => {}
             Ok(OnDisk::File(bytes)) if state.wrote(path, hash(&bytes)) => {
+                plan.found.push((path.clone(), hash(&bytes)));
                 plan.remove.push(path.clone());
             }
             Ok(OnDisk::File(_)) if options.force => {
                 plan.keep.push(path.clone());
                 plan.remove.push(path.clone());
             }
+            Ok(OnDisk::File(_)) if options.leave.contains(path) => plan.left.push(path.clone()),
             Ok(OnDisk::File(_)) => {
                 plan.conflicts.push(Finding::nowhere(Problem::EditedStale(path.clone())));
             }
@@ -330,7 +455,13 @@ fn plan(book: &Book, state: &State, options: Options) -> Result<Plan, Vec<Findin
                 plan.write.push(index);
             }
             Ok(OnDisk::File(bytes)) if bytes == output.text.as_bytes() => {}
-            Ok(OnDisk::File(bytes)) if state.wrote(path, hash(&bytes)) => plan.write.push(index),
+            Ok(OnDisk::File(bytes)) if state.wrote(path, hash(&bytes)) => {
+                plan.found.push((path.clone(), hash(&bytes)));
+                plan.write.push(index);
+            }
+            Ok(OnDisk::File(_) | OnDisk::Other(_)) if options.leave.contains(path) => {
+                plan.left.push(path.clone());
+            }
             Ok(OnDisk::File(_)) if options.force => {
                 plan.keep.push(path.clone());
                 plan.write.push(index);
@@ -369,13 +500,13 @@ fn inside(root: &Path, path: &str) -> bool {
 
 fn foreign(book: &Book, path: &str, reason: &'static str, chunk: crate::book::ChunkId) -> Finding {
     let problem = Problem::Foreign { path: path.to_owned(), reason };
-    Finding::error(problem, book.place_of(book.chunk(chunk).parts[0]))
+    Finding::error(problem, book.first_place(chunk))
 }
 
 /// A file where a folder of `path` must be.
 fn blocked(book: &Book, path: &str, plan: &Plan, chunk: crate::book::ChunkId) -> Option<Finding> {
     path.match_indices('/').map(|(slash, _)| &path[..slash]).find_map(|folder| {
-        let meta = fs::symlink_metadata(book.root().join(folder)).ok()?;
+        let meta = fs::symlink_metadata(book.out().join(folder)).ok()?;
         let ours = plan.remove.iter().any(|stale| stale == folder);
         (meta.is_file() && !ours)
             .then(|| foreign(book, folder, "it is a file where a folder must be", chunk))
@@ -409,26 +540,32 @@ fn edited(book: &Book, index: usize, bytes: &[u8]) -> Finding {
         Some(origin) => {
             Place { source: origin.source, span: book.source(origin.source).line_span(origin.line) }
         }
-        None => book.place_of(book.chunk(output.chunk).parts[0]),
+        None => book.first_place(output.chunk),
     };
     Finding::error(problem, at)
 }
 
 /// Keeps what is about to be written, for [`crate::sync`].
-fn write_base(book: &Book, plan: &Plan) -> Result<(), Problem> {
-    let root = book.root();
-    if plan.write.is_empty() && plan.remove.is_empty() && root.join(base::PATH).is_file() {
-        return Ok(());
+fn write_base(book: &Book, plan: &Plan, state: &State) -> Result<(), Problem> {
+    let root = book.out();
+    let mut texts: Vec<(&str, Cow<'_, str>)> = Vec::with_capacity(book.outputs().len());
+    for output in book.outputs() {
+        texts.push((&output.path, Cow::Borrowed(&output.text)));
     }
-    replace(root, base::PATH, &base::encode(book.outputs()))
+    for path in &plan.left {
+        texts.retain(|(name, _)| name != path);
+        let old = state.written(path).and_then(|written| base::find(root, path, written));
+        texts.extend(old.map(|old| (path.as_str(), Cow::Owned(old))));
+    }
+    replace(root, base::PATH, &base::encode(&texts))
 }
 
 fn write_map(book: &Book) -> Result<(), Problem> {
     let mut text =
         serde_json::to_vec(&Map::of(book)).map_err(|e| failed("write", map::PATH, &e.into()))?;
     text.push(b'\n');
-    let same = fs::read(book.root().join(map::PATH)).is_ok_and(|old| old == text);
-    if same { Ok(()) } else { replace(book.root(), map::PATH, &text) }
+    let same = fs::read(book.out().join(map::PATH)).is_ok_and(|old| old == text);
+    if same { Ok(()) } else { replace(book.out(), map::PATH, &text) }
 }
 
 pub(crate) fn failed(action: &'static str, path: &str, error: &io::Error) -> Problem {
@@ -462,7 +599,7 @@ fn remove_empty(folder: &Path) {
 /// Puts a whole file in place of another in one step.
 pub(crate) fn replace(root: &Path, path: &str, bytes: &[u8]) -> Result<(), Problem> {
     let full = root.join(path);
-    let temporary = root.join(format!("{FOLDER}/{}.new", std::process::id()));
+    let temporary = root.join(format!("{FOLDER}/{}{NEW}", std::process::id()));
     // A script that was made executable stays so.
     let mode = fs::metadata(&full).map(|meta| meta.permissions());
     let written = fs::write(&temporary, bytes).and_then(|()| match mode {
@@ -488,7 +625,7 @@ pub(crate) fn replace(root: &Path, path: &str, bytes: &[u8]) -> Result<(), Probl
 fn beside(full: &Path) -> PathBuf {
     let mut name = std::ffi::OsString::from(".");
     name.push(full.file_name().unwrap_or_default());
-    name.push(format!(".{}.new", std::process::id()));
+    name.push(format!(".{}{NEW}", std::process::id()));
     full.with_file_name(name)
 }
 
@@ -516,7 +653,7 @@ pub(crate) fn keep(root: &Path, path: &str) -> Result<String, Problem> {
 /// What on the disk is not as the book says: each path with what is wrong with it.
 #[must_use]
 pub(crate) fn out_of_date(book: &Book) -> Vec<(String, &'static str)> {
-    let root = book.root();
+    let root = book.out();
     let state = State::read(root);
     let mut found = Vec::new();
     for output in book.outputs() {

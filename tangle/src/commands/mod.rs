@@ -2,11 +2,14 @@
 
 //! What the commands print. What they do is in the library.
 
+pub mod fmt;
 pub mod sync;
+pub mod watch;
 
 use std::io::{self, IsTerminal, Write};
 
-use tangle::problem::{self, Look};
+use clap::ValueEnum;
+use tangle::problem::{self, Look, Problem};
 use tangle::{Finding, Source};
 
 pub fn count(n: usize, word: &str) -> String {
@@ -18,13 +21,31 @@ pub fn say(line: &str) {
     let _ = writeln!(io::stdout(), "{line}");
 }
 
-pub fn print_findings(findings: &[Finding], sources: &[Source], consequence: &str) {
+/// How what is wrong is said.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Form {
+    /// With the lines it is about and what to do
+    #[default]
+    Human,
+    /// One line each: chapter.md:line:col: error[code]: what
+    Short,
+    /// One JSON object on each line
+    Json,
+}
+
+pub fn print_findings(form: Form, findings: &[Finding], sources: &[Source], consequence: &str) {
     if findings.is_empty() {
         return;
     }
-    let terminal = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let look = Look { colour: terminal, ..Look::default() };
-    eprint!("{}", problem::render(findings, sources, look));
+    match form {
+        Form::Human => {
+            let terminal = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+            let look = Look { colour: terminal, ..Look::default() };
+            eprint!("{}", problem::render(findings, sources, look));
+        }
+        Form::Short => eprint!("{}", problem::short(findings, sources)),
+        Form::Json => return eprint!("{}", problem::json(findings, sources)),
+    }
     let errors = findings.iter().filter(|finding| finding.is_error()).count();
     let warnings = findings.len() - errors;
     let said: Vec<String> = [(errors, "error"), (warnings, "warning")]
@@ -32,6 +53,7 @@ pub fn print_findings(findings: &[Finding], sources: &[Source], consequence: &st
         .filter(|&(n, _)| n > 0)
         .map(|(n, word)| count(n, word))
         .collect();
-    let end = if errors > 0 { consequence } else { "" };
+    let begun = findings.iter().any(|finding| finding.problem == Problem::HalfWay);
+    let end = if errors > 0 && !begun { consequence } else { "" };
     eprintln!("tangle: {}{end}", said.join(", "));
 }

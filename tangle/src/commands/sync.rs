@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::ValueEnum;
 use tangle::sync::{self, Between, Change, Report, Wish};
 
-use super::{count, print_findings, say};
+use super::{Form, count, print_findings, say};
 
 /// Take what was changed in generated files back into the chapters
 #[derive(clap::Args)]
@@ -42,7 +42,7 @@ enum Side {
     After,
 }
 
-pub fn run(root: &Path, args: &Args) -> ExitCode {
+pub fn run(root: &Path, args: &Args, form: Form) -> ExitCode {
     let cwd = std::env::current_dir().unwrap_or_else(|_| root.to_path_buf());
     let path = |file: &PathBuf| tangle::locate::path_of(root, &cwd, file);
     let wish = Wish {
@@ -56,7 +56,7 @@ pub fn run(root: &Path, args: &Args) -> ExitCode {
         },
     };
     let run = sync::run(root, &wish);
-    print_findings(&run.findings, &run.sources, "; nothing was written");
+    print_findings(form, &run.findings, &run.sources, "; nothing was written");
     let Some(report) = run.report else { return ExitCode::FAILURE };
     if args.json {
         say(&serde_json::to_string(&report).unwrap_or_default());
@@ -67,27 +67,37 @@ pub fn run(root: &Path, args: &Args) -> ExitCode {
 }
 
 /// Says each change as a line `chapter:line: what`, and with `shown` the lines, too.
-pub fn print(report: &Report, shown: bool) {
-    for change in &report.changes {
+pub fn listed(changes: &[Change], shown: bool) {
+    for change in changes {
         let Change { chapter, line, file, file_line, .. } = change;
         say(&format!("{chapter}:{line}: {} ({file}:{file_line})", what(change)));
         if shown {
             change.added.iter().for_each(|line| say(&format!("+{line}")));
         }
     }
+}
+
+/// How many chapters were written, or would be.
+pub fn what_files(changes: &[Change], dry: bool) -> String {
+    let mut chapters: Vec<&str> = changes.iter().map(|c| c.chapter.as_str()).collect();
+    chapters.sort_unstable();
+    chapters.dedup();
+    match (chapters.len(), dry) {
+        (0, _) => String::new(),
+        (n, false) => format!(", {} written", count(n, "chapter")),
+        (n, true) => format!(", {} would be written", count(n, "chapter")),
+    }
+}
+
+fn print(report: &Report, dry: bool) {
+    listed(&report.changes, dry);
     let files = count(report.files.len(), "file");
     let changed = match report.files.len() {
         0 => "no generated file was changed by hand".to_owned(),
         1 => format!("{files} was changed by hand"),
         _ => format!("{files} were changed by hand"),
     };
-    let mut chapters: Vec<&str> = report.changes.iter().map(|c| c.chapter.as_str()).collect();
-    chapters.dedup();
-    let end = match (chapters.len(), shown) {
-        (0, _) => String::new(),
-        (n, false) => format!(", {} written", count(n, "chapter")),
-        (n, true) => format!(", {} would be written", count(n, "chapter")),
-    };
+    let end = what_files(&report.changes, dry);
     say(&format!("tangle: {changed}{end}"));
     for (path, copy) in &report.kept {
         say(&format!("tangle: {path} as it was is kept as {copy}"));

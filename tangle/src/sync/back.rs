@@ -384,7 +384,7 @@ fn exact(
         *source = Source::new(source.path.clone(), source.role, text.clone().into_bytes());
     }
     let input = Input { root: book.root().to_path_buf(), sources, findings: Vec::new() };
-    let after = Book::build(input);
+    let after = Book::build_with(input, book.selection());
     let mut findings = Vec::new();
     for (id, output) in (0..).map(OutputId).zip(book.outputs()) {
         let found = after.output_named(&output.path).map(|id| lines(&after.output(id).text));

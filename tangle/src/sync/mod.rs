@@ -103,7 +103,9 @@ pub fn run(root: &Path, wish: &Wish) -> Run {
             return Run { findings, sources: Vec::new(), report: None };
         }
     };
-    let mut book = Book::load(root);
+    // What is on the disk may be a lab's starter.
+    let selection = State::read(root).selection().clone();
+    let mut book = Book::load_with(root, &selection, None);
     let mut findings = book.findings().to_vec();
     let mut report = None;
     if !book.has_errors() {
@@ -127,7 +129,8 @@ struct Changed {
 
 fn sync(book: &Book, wish: &Wish) -> Result<Report, Vec<Finding>> {
     let mut state = State::read(book.root());
-    let changed = changed(book, &state, wish)?;
+    let mut leave = BTreeSet::new();
+    let changed = changed(book, &state, wish, &mut leave)?;
     let wanted: Vec<_> = changed.iter().map(|file| (file.id, file.wanted.clone())).collect();
     let back = back(book, &wanted, wish.between)?;
     let path = |file: &Changed| book.output(file.id).path.clone();
@@ -136,33 +139,47 @@ fn sync(book: &Book, wish: &Wish) -> Result<Report, Vec<Finding>> {
         changes: changes(book, &back),
         kept: Vec::new(),
     };
-    if wish.dry || changed.is_empty() {
+    if wish.dry {
         return Ok(report);
     }
     let one = |problem| vec![Finding::nowhere(problem)];
+    let half = |mut findings: Vec<Finding>| {
+        if !findings.iter().any(|finding| finding.problem == Problem::HalfWay) {
+            findings.push(Finding::nowhere(Problem::HalfWay));
+        }
+        findings
+    };
     report.kept = write_chapters(book, &back)?;
     for file in &changed {
         // It may have to be written again: in lines that end differently, or with the chapter's
         // own changes. What tangle writes over it must know.
         let path = path(file);
         if file.bytes != file.wanted.as_bytes() {
-            let copy = write::keep(book.root(), &path).map_err(one)?;
+            let copy = write::keep(book.root(), &path).map_err(one).map_err(half)?;
             report.kept.push((path.clone(), copy));
         }
         state.accept(&path, hash(&file.bytes));
     }
     let input = Input::read(book.root());
-    let key = input.key();
-    let after = Book::checked(input);
+    let key = book.selection().key(input.key());
+    let after = Book::checked_with(input, book.selection(), None);
     if after.has_errors() {
-        return Err(after.findings().to_vec());
+        return Err(half(after.findings().to_vec()));
     }
-    write::write_locked(&after, key, state, Options::default())?;
+    // Also if nothing was to be taken back: after a run that was killed the records may be behind.
+    let options = Options { leave, ..Options::default() };
+    write::write_locked(&after, key, state, &options).map_err(half)?;
     Ok(report)
 }
 
-/// Finds the files that were changed by hand, and what each should be.
-fn changed(book: &Book, state: &State, wish: &Wish) -> Result<Vec<Changed>, Vec<Finding>> {
+/// Finds the files that were changed by hand, and what each should be. Those that were not asked for
+/// are to be left as they are.
+fn changed(
+    book: &Book,
+    state: &State,
+    wish: &Wish,
+    leave: &mut BTreeSet<String>,
+) -> Result<Vec<Changed>, Vec<Finding>> {
     let mut found = Vec::new();
     let mut findings = Vec::new();
     let mut asked: BTreeSet<&str> = wish.paths.iter().map(String::as_str).collect();
@@ -171,6 +188,7 @@ fn changed(book: &Book, state: &State, wish: &Wish) -> Result<Vec<Changed>, Vec<
         let path = output.path.as_str();
         let named = asked.remove(path);
         if !all && !named {
+            leave.insert(path.to_owned());
             continue;
         }
         let bytes = match write::on_disk(&book.root().join(path)) {
@@ -215,6 +233,7 @@ fn changed(book: &Book, state: &State, wish: &Wish) -> Result<Vec<Changed>, Vec<
     }
     for path in state.paths().filter(|path| book.output_named(path).is_none()) {
         if !asked.remove(path.as_str()) && !all {
+            leave.insert(path.clone());
             continue;
         }
         if let Ok(OnDisk::File(bytes)) = write::on_disk(&book.root().join(path))
@@ -303,7 +322,7 @@ pub(crate) fn diff(old: &[&str], new: &[&str]) -> String {
     out
 }
 
-fn changes(book: &Book, back: &Back) -> Vec<Change> {
+pub(crate) fn changes(book: &Book, back: &Back) -> Vec<Change> {
     let change = |edit: &Edit| Change {
         chapter: book.source(edit.source).path.clone(),
         line: edit.lines.start,
@@ -336,8 +355,12 @@ pub(crate) fn write_chapters(
         let path = &book.source(*id).path;
         kept.push((path.clone(), write::keep(root, path).map_err(one)?));
     }
-    for (id, text) in &back.chapters {
-        replace_chapter(root, *id, book, text).map_err(one)?;
+    for (n, (id, text)) in back.chapters.iter().enumerate() {
+        replace_chapter(root, *id, book, text).map_err(|problem| {
+            let mut findings = one(problem);
+            findings.extend((n > 0).then(|| Finding::nowhere(Problem::HalfWay)));
+            findings
+        })?;
     }
     Ok(kept)
 }

@@ -131,6 +131,27 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// The file it is about.
+    #[must_use]
+    pub fn path(&self) -> Option<&str> {
+        match self {
+            Self::Conflict { path, .. }
+            | Self::NoBase { path, .. }
+            | Self::Stale(path)
+            | Self::Between { path, .. }
+            | Self::Across { path, .. }
+            | Self::UsedTwice { path, .. }
+            | Self::Differ { path, .. }
+            | Self::Outdented { path, .. }
+            | Self::Closes { path, .. }
+            | Self::Byte { path, .. }
+            | Self::NoFile { path, .. }
+            | Self::Inexact { path, .. }
+            | Self::Unknown(path) => Some(path),
+            Self::Chapter { .. } => None,
+        }
+    }
+
     /// Short name of the kind.
     #[must_use]
     pub fn code(&self) -> &'static str {

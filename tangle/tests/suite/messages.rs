@@ -62,7 +62,16 @@ message!(bad_reference, "```c,file:a.c\n// <<My Chunk>>\n```\n");
 message!(bad_path, "```c,file:../a.c\n```\n\n```c,file:/etc/passwd\n```\n");
 message!(file_and_folder, "```c,file:a\n```\n\n```c,file:a/b\n```\n");
 message!(forbidden, "```c,file:book/a.md\n```\n");
-message!(not_yet, "```c,chunk:x,lab:3,starter\n```\n\n```c,replaces:x\n```\n");
+message!(
+    labs,
+    "```c,file:a.c\n/* <<x>> */\n```\n\n```c,chunk:x,lab:3,starter\n```\n\n",
+    "```c,chunk:x,lab:three,solution\n```\n\n```c,chunk:x,starter\n```\n"
+);
+message!(
+    replaces,
+    "```c,file:a.c\n/* <<body>> */\n```\n\n```c,chunk:body\n```\n\n",
+    "```c,replaces:bdy\n```\n\n```c,replaces:body,append\n```\n\n<!-- needs: a.mt -->\n"
+);
 message!(unclosed, "```c,file:a.c\nint a;\n");
 message!(nul_and_lone_cr, "a\0b\n\nc\rd\n");
 message!(comments, "<!-- tilte: T -->\n```c,file:a.c\n```\n\n<!-- title: lost -->\n\nProse.\n");
@@ -88,6 +97,42 @@ fn what_check_says() {
     let book = build(&[("book/a.md", chapter)]);
     let traps = tangle::check::traps(&book);
     insta::assert_snapshot!(render(&traps, book.sources(), Look::default()));
+}
+
+#[test]
+fn for_programs() {
+    use crate::common::Project;
+    let chapter =
+        "Text.\n\n```c,file:a.c\n/* \u{e4} */\n  /* <<gone>> */\n```\n\n```c,chunk:x\n```\n";
+    let project = Project::one(chapter);
+    let ran = project.run(&["--message-format", "short"]);
+    assert_eq!(ran.status, 1);
+    assert_eq!(
+        ran.err,
+        "book/a.md:5:8: error[undefined]: no chunk is called `gone`\nbook/a.md:8:12: \
+         error[unused]: the chunk `x` is never used\ntangle: 2 errors; nothing was written\n"
+    );
+    let ran = project.run(&["check", "--message-format=json"]);
+    let lines: Vec<serde_json::Value> =
+        ran.err.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(lines.len(), 2, "{}", ran.err);
+    let expected = serde_json::json!({
+        "severity": "error",
+        "code": "undefined",
+        "message": "no chunk is called `gone`",
+        "help": "write a block with `chunk:gone`",
+        "at": {
+            "file": "book/a.md", "line": 5, "column": 8, "end_line": 5, "end_column": 12,
+            "message": "referred to here",
+        },
+        "also": [],
+    });
+    assert_eq!(lines[0], expected);
+    // A finding that is about no line of a file.
+    project.put("book/a.md", fence("c,file:a.c", "1\n"));
+    let ran = project.run(&["check", "--message-format", "short"]);
+    let said = "tangle: error[out-of-date]: a.c is missing\ntangle: 1 error\n";
+    assert_eq!(ran.err, said);
 }
 
 #[test]
