@@ -19,7 +19,7 @@ RUN_FLAGS := $(if $(HOST),--host-shell) $(if $(MONITOR),--monitor) $(if $(GUESTS
 # How many there can be, and so which one can be meant.
 NUMBERS := 1 2 3 4
 
-.PHONY: help setup setup-long doctor tangle sync check workspace lock module guest initrd launcher programs \
+.PHONY: help setup setup-long doctor tangle sync fmt watch check workspace lock module analyzer guest initrd launcher programs \
 	run attach recording trace check-GUESTS check-N test test-long test-list gdb bench book serve clean distclean
 
 help: ## this list
@@ -43,6 +43,12 @@ tangle: ## take the code out of the chapters
 sync: ## take what was changed in generated files back into the chapters
 	@$(TANGLE) sync
 
+fmt: ## rustfmt, in the chapters
+	@$(TANGLE) fmt
+
+watch: ## tangle whenever a chapter is saved
+	@$(TANGLE) watch
+
 check: ## is the book in order, and the code its faithful copy
 	@$(TANGLE) check
 
@@ -61,6 +67,11 @@ module: workspace ## build lguest.ko against KDIR, errors at the chapter's line
 	@$(ENV) BITFLAGS_SRC=$$(setup/crate-path bitflags); WORDS=$$(kernel/module-words "$$KDIR" $(MODULE_OUT)); \
 	make -C "$$KDIR" $$WORDS BITFLAGS_SRC="$$BITFLAGS_SRC" modules 2>&1 | $(TANGLE) filter --from module \
 		$(if $(MODULE_OUT),--module $(MODULE_OUT)/lguest.ko)
+
+# The Cargo workspaces need no such file.
+analyzer: workspace ## let rust-analyzer read the module, too
+	@$(ENV) BITFLAGS_SRC=$$(setup/crate-path bitflags) KDIR="$$KDIR" \
+		LIBRARY=$$("$$RUSTC_LGUEST" --print sysroot)/lib/rustlib/src/rust/library kernel/rust-project
 
 # A panic names its place in the book's tree, wherever that tree lies.
 PLACES = target.x86_64-unknown-none.rustflags=["--remap-path-prefix=$(CURDIR)/="]
