@@ -52,9 +52,10 @@ pub struct Checked {
     pub audit: Option<Audit>,
 }
 
-/// Checks the book in `root`. Nothing is written.
+/// Checks the book in `root`. Nothing is written. With `each_chapter` it is also tried whether every
+/// chapter names what it needs, so that the code can be had as it is at its end.
 #[must_use]
-pub fn run(root: &Path) -> Checked {
+pub fn run(root: &Path, each_chapter: bool) -> Checked {
     let mut book = Book::load(root);
     let mut findings = book.findings().to_vec();
     findings.extend(traps(&book));
@@ -63,6 +64,9 @@ pub fn run(root: &Path) -> Checked {
     let mut numbers = None;
     if !book.has_errors() {
         findings.extend(labs(&book));
+        if each_chapter {
+            findings.extend(chapters(&book));
+        }
         findings.extend(rustfmt(&book, &settings));
         findings.extend(
             write::out_of_date(&book)
@@ -77,13 +81,30 @@ pub fn run(root: &Path) -> Checked {
 
 /// What is wrong with the starter of a lab and not with the whole book.
 fn labs(book: &Book) -> Vec<Finding> {
+    let labs = book.labs().into_iter();
+    let selections = labs.map(|lab| Selection { lab: Some(lab), ..Selection::default() });
+    of_selections(book, selections)
+}
+
+/// What is wrong when the book ends with a chapter, for each chapter.
+fn chapters(book: &Book) -> Vec<Finding> {
+    let paths = book.chapters().map(|(_, source)| source.path.clone());
+    let selections = paths.map(|path| Selection { until: Some(path), ..Selection::default() });
+    of_selections(book, selections)
+}
+
+/// The errors of parts of a book, each once.
+fn of_selections(book: &Book, selections: impl Iterator<Item = Selection>) -> Vec<Finding> {
     let mut found: Vec<Finding> = Vec::new();
-    for lab in book.labs() {
-        let selection = Selection { lab: Some(lab), ..Selection::default() };
+    for selection in selections {
         let sources = book.sources().to_vec();
         let input = Input { root: book.root().to_path_buf(), sources, findings: Vec::new() };
-        let starter = Book::build_with(input, &selection);
-        found.extend(starter.findings().iter().filter(|finding| finding.is_error()).cloned());
+        let part = Book::build_with(input, &selection);
+        for finding in part.findings().iter().filter(|finding| finding.is_error()) {
+            if !found.iter().any(|f| f.at == finding.at && f.problem == finding.problem) {
+                found.push(finding.clone());
+            }
+        }
     }
     found
 }

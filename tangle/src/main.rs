@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use tangle::check::Checked;
 use tangle::filter::Filter;
 use tangle::locate::{self, Answer, Query};
 use tangle::map::Map;
@@ -68,6 +69,12 @@ impl TangleArgs {
         }
     }
 
+    /// Whether any of them was given.
+    fn says_something(&self) -> bool {
+        let Self { until, lab, out, force, quiet } = self;
+        until.is_some() || lab.is_some() || out.is_some() || *force || *quiet
+    }
+
     fn options(&self) -> Options {
         let mut options = Options::default();
         options.force = self.force;
@@ -99,6 +106,9 @@ enum Cmd {
         /// Print the audit as JSON
         #[arg(long)]
         json: bool,
+        /// Try `--until` for each chapter, too: does it name what it needs?
+        #[arg(long)]
+        each_chapter: bool,
     },
     /// Say where a line of a generated file comes from, or where a line of a chapter goes to
     Locate {
@@ -178,6 +188,11 @@ fn main() -> ExitCode {
         eprintln!("tangle: no book.toml here or above; say where it is with --root");
         return ExitCode::from(2);
     };
+    let takes = matches!(cli.command, None | Some(Cmd::Tangle(_) | Cmd::Watch { .. }));
+    if !takes && cli.tangle.says_something() {
+        eprintln!("tangle: --until, --lab, --out, --force and -q stand after the command's name");
+        return ExitCode::from(2);
+    }
     match cli.command {
         None => tangle(&root, &cli.tangle, form),
         Some(Cmd::Tangle(args)) => tangle(&root, &args.or(cli.tangle), form),
@@ -187,7 +202,9 @@ fn main() -> ExitCode {
             commands::watch::run(&root, &tangle.or(cli.tangle).options(), poll, quiet, form)
         }
         Some(Cmd::Fmt(args)) => commands::fmt::run(&root, &args, form),
-        Some(Cmd::Check { quiet, json }) => run_check(&root, quiet, json, form),
+        Some(Cmd::Check { quiet, json, each_chapter }) => {
+            print_checked(check::run(&root, each_chapter), quiet, json, form)
+        }
         Some(Cmd::Locate { places, module, json, out }) => {
             run_locate(&folder(root, out), &places, module.as_deref(), json)
         }
@@ -240,8 +257,7 @@ fn tangle(root: &Path, args: &TangleArgs, form: Form) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn run_check(root: &Path, quiet: bool, json: bool, form: Form) -> ExitCode {
-    let checked = check::run(root);
+fn print_checked(checked: Checked, quiet: bool, json: bool, form: Form) -> ExitCode {
     print_findings(form, &checked.findings, &checked.sources, "");
     if let Some(audit) = checked.audit {
         if json {

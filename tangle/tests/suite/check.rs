@@ -8,7 +8,7 @@ use crate::common::{Project, fence, fences};
 fn check(chapter: &str) -> Vec<String> {
     let project = Project::one(chapter);
     project.tangle();
-    let checked = tangle::check::run(&project.root());
+    let checked = tangle::check::run(&project.root(), false);
     let found: Vec<String> = checked
         .findings
         .iter()
@@ -116,7 +116,7 @@ fn no_line_is_wider_than_the_page() {
 fn outputs_are_what_a_fresh_tangle_gives() {
     let project = Project::one(&fences(&[("text,file:a", "1\n"), ("text,file:b", "1\n")]));
     let codes = |project: &Project| {
-        let checked = tangle::check::run(&project.root());
+        let checked = tangle::check::run(&project.root(), false);
         checked.findings.iter().map(|f| f.problem.to_string()).collect::<Vec<_>>()
     };
     assert_eq!(codes(&project), ["a is missing", "b is missing"]);
@@ -133,7 +133,7 @@ fn outputs_are_what_a_fresh_tangle_gives() {
 #[test]
 fn errors_of_the_book_come_with_the_traps() {
     let project = Project::one(&fence("c,file:a.c,hide", "// <<gone>>\nx \n"));
-    let checked = tangle::check::run(&project.root());
+    let checked = tangle::check::run(&project.root(), false);
     let codes: Vec<_> = checked.findings.iter().map(|f| f.problem.code()).collect();
     assert_eq!(codes, ["no-why", "undefined", "trailing-blanks"]);
     assert!(checked.audit.is_none());

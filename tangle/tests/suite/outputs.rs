@@ -225,9 +225,16 @@ fn it_works_from_a_folder_below_and_with_a_root() {
 #[test]
 fn wrong_usage_is_status_2() {
     let project = Project::one(CHAPTER);
-    for args in
-        [&["--bogus"][..], &["nonsense"], &["locate"], &["locate", "x"], &["--root", "/dev"]]
-    {
+    for args in [
+        &["--bogus"][..],
+        &["nonsense"],
+        &["locate"],
+        &["locate", "x"],
+        &["--root", "/dev"],
+        &["--force", "sync"],
+        &["--lab", "1", "check"],
+        &["--until", "a.md", "--out", "x", "fmt"],
+    ] {
         assert_eq!(project.run(args).status, 2, "{args:?}");
     }
     let nowhere = tempfile::TempDir::new().expect("a temporary folder");

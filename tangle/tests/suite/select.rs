@@ -134,6 +134,14 @@ fn until_wants_what_is_needed_to_be_named() {
     assert!(said.err.contains(expected) && said.err.contains("book/a.md:2:6"), "{}", said.err);
     assert!(!project.has("part/out/a.c"));
 
+    project.tangle();
+    assert_eq!(project.run(&["check"]).status, 0);
+    let said = project.run(&["check", "--each-chapter", "--message-format", "short"]);
+    let expected = "book/a.md:2:6: error[left-out]: `tools` is needed, but deep/late.md is left out\n\
+                    book/deep/late.md:6:6: error[left-out]: `more` is needed, but z.md is left \
+                    out\ntangle: 2 errors\n";
+    assert_eq!((said.status, said.err.as_str()), (1, expected));
+
     // Named by a chapter that counts, at any place of it.
     let early = format!("<!-- needs: deep/late.md -->\n\nText.\n\n{early}");
     let said = until(&chapters(&early, &late_and_rest), "b.md");
