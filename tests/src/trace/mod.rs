@@ -375,7 +375,6 @@ pub fn record() -> Result<Trace> {
 fn usual(trips: Vec<Trace>) -> Result<Trace> {
     let all: Vec<_> = trips.iter().map(Trace::exact).collect::<Result<_>>()?;
     for (trip, lines) in trips.into_iter().zip(&all) {
-        // Under the debugger an instruction is now and then begun twice.
         let alike = all.iter().filter(|other| *other == lines).count();
         if alike + 1 >= all.len() {
             return Ok(trip);
@@ -473,8 +472,7 @@ impl Recorder {
         for access in memory.iter_mut().filter(|access| !access.writes) {
             access.value = self.value(access)?;
         }
-        self.debugger.step()?;
-        let after = self.state()?;
+        let after = self.moved(before)?;
         if instruction.mnemonic() == Mnemonic::Int {
             // The processor's own: SS, RSP, RFLAGS, CS, RIP.
             memory.push(Access {
@@ -494,6 +492,19 @@ impl Recorder {
             memory,
         };
         Ok((step, after))
+    }
+
+    /// Steps until something has changed: under the debugger an instruction is now and then begun
+    /// twice, and the first step ends where it began.
+    fn moved(&mut self, before: &State) -> Result<State> {
+        for _ in 0..10 {
+            self.debugger.step()?;
+            let after = self.state()?;
+            if after != *before {
+                return Ok(after);
+            }
+        }
+        bail!("the machine stays at {:#x}", before.get("rip"));
     }
 
     fn value(&mut self, access: &Access) -> Result<Option<Hex>> {
