@@ -45,7 +45,9 @@ fn has_drawing(text: &str) -> bool {
     };
     let fences = text.split("\n```text\n").skip(1);
     let mut fences = fences.filter_map(|rest| Some(rest.split_once("\n```")?.0));
-    text.contains("<svg ") || text.contains(".svg") || fences.any(drawn)
+    // What is included was drawn by a program, from a trace for example.
+    let pictures = ["<svg ", ".svg", "{{#include "];
+    pictures.iter().any(|picture| text.contains(picture)) || fences.any(drawn)
 }
 
 /// Looks for a title and a description in every picture.
