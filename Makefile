@@ -20,7 +20,7 @@ RUN_FLAGS := $(if $(HOST),--host-shell) $(if $(MONITOR),--monitor) $(if $(GUESTS
 NUMBERS := 1 2 3 4
 
 .PHONY: help setup setup-long doctor tangle sync fmt watch check workspace lock module analyzer guest initrd launcher programs \
-	run attach recording trace check-GUESTS check-N test test-long test-list gdb bench book serve clean distclean
+	run attach recording trace check-GUESTS check-N test test-long test-list gdb bench book serve release clean distclean
 
 help: ## this list
 	@echo 'make run [GUESTS=2] [HOST=1] [MONITOR=1] [KDIR=/a/kernel/tree], make test, and:'
@@ -138,11 +138,18 @@ bench: setup programs ## measure, and write bench/figures.json
 # book.toml names the command that weaves by its place: target/release.
 WEAVE = cargo build --quiet --release --package tangle --target-dir target
 
-book: setup tangle ## render the book into book-out
-	@$(ENV) $(WEAVE); mdbook build
+# Who publishes it says where a page can be mended, and each page links there:
+# make book EDIT_URL='https://example.org/edit/main/{path}'
+MDBOOK = $(if $(EDIT_URL),MDBOOK_OUTPUT__HTML__EDIT_URL_TEMPLATE='$(EDIT_URL)') mdbook
+
+book: setup tangle ## render the book into book-out/html
+	@$(ENV) $(WEAVE); rm -rf book-out; $(MDBOOK) build
 
 serve: setup tangle ## render the book, serve it, and follow changes
-	@$(ENV) $(WEAVE); mdbook serve
+	@$(ENV) $(WEAVE); $(MDBOOK) serve
+
+release: book ## pack the book, its code and the map between them, always the same bytes
+	@setup/release book-out/html target/lguest-rs.tar.gz
 
 clean: ## remove what was built in this checkout
 	@cargo clean --quiet; rm -rf workspace/target tests/guests/target book-out

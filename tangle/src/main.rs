@@ -170,6 +170,8 @@ enum Question {
         /// The renderer's name
         renderer: String,
     },
+    /// Add the pages that mdBook does not make: as a renderer of mdBook's, see book.toml
+    Render,
 }
 
 fn main() -> ExitCode {
@@ -380,7 +382,11 @@ fn run_weave(question: Option<&Question>, form: Form) -> ExitCode {
     if let Some(Question::Supports { renderer }) = question {
         return if weave::supports(renderer) { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
-    match weave::run(io::stdin().lock(), io::stdout().lock()) {
+    let woven = match question {
+        Some(Question::Render) => weave::render(io::stdin().lock()),
+        _ => weave::run(io::stdin().lock(), io::stdout().lock()),
+    };
+    match woven {
         Ok(()) => ExitCode::SUCCESS,
         Err(weave::Failure::Book { findings, sources }) => {
             print_findings(form, &findings, &sources, "; the book cannot be woven");

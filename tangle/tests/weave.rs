@@ -81,9 +81,19 @@ fn weave_links_resolve_in_the_real_book() {
         let links = values(&chapter.content, "href").into_iter().map(str::to_owned).collect();
         pages.insert(path.display().to_string(), (anchors, links));
     }
+    // What mdBook does not make is checked with what it makes, below.
+    for (id, output) in (0..).map(tangle::OutputId).zip(book.outputs()) {
+        let lines = (1..=book.output(id).lines).map(|line| format!("L{line}")).collect();
+        pages.insert(format!("code/{}.html", output.path), (lines, Vec::new()));
+    }
+    let chunks = book.chunks().iter().zip(0..).filter_map(|(chunk, _)| match &chunk.target {
+        Target::Chunk(name) => Some(format!("chunk-{name}")),
+        Target::File(_) => None,
+    });
+    pages.get_mut("chunks.html").expect("the list").0.extend(chunks);
     let links: usize = pages.values().map(|(_, links): &(_, Vec<String>)| links.len()).sum();
-    // Each part is there, and once more each chunk in the index; each reference is a link.
-    assert!(ids >= book.parts().len() + book.chunks().len(), "{ids} anchors");
+    // Each part is there; each reference is a link.
+    assert!(ids >= book.parts().len(), "{ids} anchors");
     assert!(links > book.references().len() + 2 * book.parts().len(), "{links} links");
     assert_eq!(dead(&pages, Path::new("/nowhere")), Vec::<String>::new());
 }
@@ -98,27 +108,6 @@ fn weave_shows_every_reference_and_every_line() {
     let shown = |code: &str| code.matches("&#10;").count() + code.matches('\n').count();
     let codes = all.split("<!---->").skip(1).filter_map(|rest| rest.split("</code>").next());
     assert_eq!(codes.map(shown).sum::<usize>(), lines);
-    // The table of each file says what the expansion did, line by line.
-    let files = woven.chapters().last().expect("the index of files").content.as_str();
-    let rows = files.split("<li style=\"--depth:").skip(1);
-    let lines = |row: &str| Some(row.split_once('>')?.1.split_once('<')?.0.to_owned());
-    let mut rows: Vec<String> = rows.filter_map(lines).collect();
-    let mut wanted: Vec<String> = Vec::new();
-    for (index, _) in book.parts().iter().enumerate() {
-        let part = tangle::PartId(u32::try_from(index).expect("few parts"));
-        for place in book.placements(part) {
-            wanted.push(match place.last.checked_sub(place.first) {
-                None => "no lines".to_owned(),
-                Some(0) => place.first.to_string(),
-                Some(_) => format!("{}\u{2013}{}", place.first, place.last),
-            });
-        }
-    }
-    rows.sort();
-    wanted.sort();
-    assert_eq!(rows, wanted);
-    let roots = book.chunks().iter().filter(|chunk| matches!(chunk.target, Target::File(_)));
-    assert_eq!(files.matches("\n### ").count(), roots.count());
 }
 
 /// mdBook, on the path or where set-up puts it.
@@ -156,7 +145,7 @@ fn weave_passes_mdbook_without_a_warning_or_a_dead_link() {
     let config = fs::read_to_string(root().join("book.toml")).expect("book.toml");
     let command = concat!(env!("CARGO_BIN_EXE_tangle"), " weave");
     let here = config.replace("target/release/tangle weave", command);
-    assert_ne!(config, here, "book.toml has another command");
+    assert_eq!(here.matches(command).count(), 2, "book.toml has other commands");
     fs::write(dir.path().join("book.toml"), here).expect("book.toml written");
     std::os::unix::fs::symlink(root().join("book"), dir.path().join("book")).expect("linked");
     let run = Command::new(mdbook).arg("build").current_dir(&dir).output().expect("mdbook runs");
@@ -167,7 +156,7 @@ fn weave_passes_mdbook_without_a_warning_or_a_dead_link() {
     let bad = said.lines().filter(bad).find(|line| !line.contains("search index is very large"));
     assert_eq!(bad, None, "{said}");
 
-    let out = dir.path().join("book-out");
+    let out = dir.path().join("book-out/html");
     let mut files = Vec::new();
     html_files(&out, &mut files);
     let mut pages = HashMap::new();
@@ -188,4 +177,51 @@ fn weave_passes_mdbook_without_a_warning_or_a_dead_link() {
     }
     assert!(pages.contains_key("print.html") && pages.contains_key("files.html"));
     assert_eq!(dead(&pages, &out), Vec::<String>::new());
+    whole_files(&Book::load(&root()), &out);
+}
+
+/// Every file has its page with all of its lines, each number in a link to its chunk; and the list
+/// of files says of each piece what the expansion did.
+fn whole_files(book: &Book, out: &Path) {
+    for (id, output) in (0..).map(tangle::OutputId).zip(book.outputs()) {
+        let path = out.join("code").join(format!("{}.html", output.path));
+        let html = fs::read_to_string(&path).expect("the page of a file");
+        let numbers = html.matches("<span id=\"L").count();
+        assert_eq!(numbers, output.lines as usize, "{}", output.path);
+        let mut links = html.split("<a href=\"").filter(|link| link.contains("<span id=\"L"));
+        for line in 1..=output.lines {
+            let origin = book.origin(id, line).expect("it comes from somewhere");
+            let name = book.chunk(book.part(origin.part).chunk).target.name();
+            let mark = format!("<span id=\"L{line}\">");
+            // The link of the line before may hold this one, too.
+            let link = links.clone().find(|link| link.contains(&mark)).expect("a link");
+            let anchor = link.split(['#', '"']).nth(1).unwrap_or_default();
+            let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
+            let name: String = name.chars().map(plain).collect();
+            assert!(anchor.contains(&name), "{}:{line} is linked to {anchor}", output.path);
+            if !link.contains(&format!("<span id=\"L{}\">", line + 1)) {
+                links.next();
+            }
+        }
+    }
+    let files = fs::read_to_string(out.join("files.html")).expect("the list of files");
+    let rows = files.split("<li style=\"--depth:").skip(1);
+    let lines = |row: &str| Some(row.split_once('>')?.1.split_once('<')?.0.to_owned());
+    let mut rows: Vec<String> = rows.filter_map(lines).collect();
+    let mut wanted: Vec<String> = Vec::new();
+    for (index, _) in book.parts().iter().enumerate() {
+        let part = tangle::PartId(u32::try_from(index).expect("few parts"));
+        for place in book.placements(part) {
+            wanted.push(match place.last.checked_sub(place.first) {
+                None => "no lines".to_owned(),
+                Some(0) => place.first.to_string(),
+                Some(_) => format!("{}\u{2013}{}", place.first, place.last),
+            });
+        }
+    }
+    rows.sort();
+    wanted.sort();
+    assert_eq!(rows, wanted);
+    let roots = book.chunks().iter().filter(|chunk| matches!(chunk.target, Target::File(_)));
+    assert_eq!(files.matches("<h3 id=\"file-").count(), roots.count());
 }

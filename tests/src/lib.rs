@@ -9,6 +9,7 @@
 
 pub mod artifacts;
 pub mod attach;
+pub mod browser;
 pub mod cases;
 pub mod chapters;
 pub mod checks;
@@ -33,6 +34,7 @@ pub mod machine;
 mod pages;
 pub mod prompt;
 pub mod recording;
+pub mod release;
 pub mod remote;
 pub mod report;
 pub mod runs;

@@ -8,7 +8,8 @@
 use std::fmt::Write as _;
 
 use super::colour::Colours;
-use super::links::{CHUNKS_PAGE, FILES_PAGE, Links, relative};
+use super::context::{self, Context};
+use super::links::{CHUNKS_PAGE, Links, relative};
 use super::words::{lines, list, name, plain, prose, push_text, text};
 use crate::book::{Book, Part, PartId};
 use crate::parse::{Line, LineKind, Target};
@@ -17,11 +18,22 @@ use crate::source::Source;
 /// How many places a caption names before it refers to the index.
 const PLACES: usize = 3;
 
-/// Writes the figure of a part.
-pub(super) fn figure(book: &Book, links: &Links<'_>, id: PartId, out: &mut String) {
+/// Writes the figure of a part; `files` has the lines of each file.
+pub(super) fn figure(
+    book: &Book,
+    links: &Links<'_>,
+    files: &[Vec<&str>],
+    id: PartId,
+    out: &mut String,
+) {
     let part = book.part(id);
     let page = links.page(part.source);
     let anchor = links.anchor(id);
+    // A root begins its file: there is nothing round it.
+    let context = match book.chunk(part.chunk).target {
+        Target::File(_) if part.index == 0 => Context::default(),
+        _ => context::of(book, files, id),
+    };
     let (outer, inner) =
         if part.hidden() { ("details", "summary") } else { ("figure", "figcaption") };
     let _ = write!(out, "<{outer} class=\"chunk\" id=\"{anchor}\"><{inner}>");
@@ -30,7 +42,19 @@ pub(super) fn figure(book: &Book, links: &Links<'_>, id: PartId, out: &mut Strin
     if let Some(why) = part.block.why.as_ref().filter(|_| part.hidden()) {
         let _ = write!(out, "<p class=\"chunk-why\">{}</p>", prose(&why.text));
     }
-    code(book, links, part, out);
+    let around = |lines: &str, out: &mut String| {
+        // It is there for the eye: not copied with the code, and not found in its place.
+        if !lines.is_empty() {
+            let lines = text(lines).replace('\n', "&#10;");
+            let _ = write!(
+                out,
+                "<div class=\"chunk-context\" aria-hidden=\"true\" data-lines=\"{lines}\"></div>"
+            );
+        }
+    };
+    around(&context.before.join("\n"), out);
+    code(book, links, part, context.indent, out);
+    around(context.after.as_deref().unwrap_or_default(), out);
     neighbours(book, links, id, page, out);
     let _ = write!(out, "</{outer}>");
 }
@@ -63,7 +87,7 @@ fn places(book: &Book, links: &Links<'_>, id: PartId, out: &mut String) {
     let mut files = shown.chunk_by(|a, b| a.output == b.output).peekable();
     while let Some(file) = files.next() {
         let output = book.output(file[0].output);
-        let link = relative(page, FILES_PAGE, links.anchor_of(output.chunk));
+        let link = links.to_line(page, file[0].output, file[0].first.min(output.lines));
         let _ = write!(out, "<a href=\"{link}\">{}</a>, {}", text(&output.path), lines(file));
         if files.peek().is_some() {
             out.push_str("; ");
@@ -77,7 +101,7 @@ fn places(book: &Book, links: &Links<'_>, id: PartId, out: &mut String) {
 }
 
 /// The code, each reference a link.
-fn code(book: &Book, links: &Links<'_>, part: &Part, out: &mut String) {
+fn code(book: &Book, links: &Links<'_>, part: &Part, indent: usize, out: &mut String) {
     let source = book.source(part.source);
     let mut colours = Colours::of(&part.block.language);
     // Without a `language-` class highlight.js keeps off.
@@ -86,7 +110,11 @@ fn code(book: &Book, links: &Links<'_>, part: &Part, out: &mut String) {
         None => format!("language-{}", text(&part.block.language)),
     };
     // mdBook changes the code of a block with nothing but text in it: it would hide lines.
-    let _ = write!(out, "<pre><code class=\"{class}\"><!---->");
+    let style = match indent {
+        0 => String::new(),
+        indent => format!(" style=\"--indent:{indent}\""),
+    };
+    let _ = write!(out, "<pre{style}><code class=\"{class}\"><!---->");
     let mut references = part.references.iter();
     for (index, line) in part.block.lines.iter().enumerate() {
         let shown = shown(source, line);
@@ -157,7 +185,10 @@ fn neighbours(book: &Book, links: &Links<'_>, id: PartId, page: &str, out: &mut 
         said.push(format!("Continues {}", link(book, links, page, part, before)));
     }
     if let Some(&after) = chunk.parts.get(part.index + 1) {
-        said.push(format!("Continued in {}", link(book, links, page, part, after)));
+        let after = link(book, links, page, part, after);
+        // What opens the chunk in place goes on there.
+        let after = after.replacen("<a ", "<a class=\"chunk-next\" ", 1);
+        said.push(format!("Continued in {after}"));
     }
     if !chunk.uses.is_empty() {
         let mut users: Vec<PartId> = chunk.uses.iter().map(|&id| book.reference(id).part).collect();

@@ -1,17 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The two pages at the end of the book: all chunks by name, all files by path.
+//! Two pages at the end of the book: all chunks by name, all files by path.
+//!
+//! Each is first a stub, which mdBook renders, and then filled in.
 
 use std::fmt::Write as _;
 
-use super::links::{CHUNKS, CHUNKS_PAGE, FILES, FILES_PAGE, Links, relative};
+use super::links::{CHUNKS, CHUNKS_PAGE, FILES, FILES_PAGE, Links};
 use super::words::{lines, list, prose, text};
 use crate::book::{Book, Chunk, ChunkId, Output, PartId, Placement};
 use crate::parse::{LineKind, Target};
 
-/// All named chunks: where they are defined, where they land, where they are used.
-pub(super) fn chunks(book: &Book, links: &Links<'_>) -> String {
-    let mut named: Vec<(&str, ChunkId, &Chunk)> = (0..)
+/// What stands in a stub until it is filled, and for ever on the page for the printer.
+pub(super) const STUB: &str = "<p class=\"weave-stub\">This list is on the pages for the screen \
+                               only.</p>";
+
+/// The named chunks, by name.
+fn named(book: &Book) -> Vec<(&str, ChunkId, &Chunk)> {
+    let mut named: Vec<_> = (0..)
         .map(ChunkId)
         .zip(book.chunks())
         .filter_map(|(id, chunk)| match &chunk.target {
@@ -20,15 +26,30 @@ pub(super) fn chunks(book: &Book, links: &Links<'_>) -> String {
         })
         .collect();
     named.sort_unstable_by_key(|&(name, ..)| name);
-    let mut out = format!(
+    named
+}
+
+/// The page of all named chunks, before it is filled.
+pub(super) fn chunks_stub(book: &Book) -> String {
+    format!(
         "# All chunks\n\nThe {} named pieces of code in this book, by name: in which chapter each \
          is shown,\nwhere its lines land, and which other piece brings it in. The files they make \
-         are on\n[the next page]({FILES}).\n",
-        named.len()
-    );
+         are on\n[the next page]({FILES}).\n\n{STUB}\n",
+        named(book).len()
+    )
+}
+
+/// All named chunks: where they are defined, where they land, where they are used.
+pub(super) fn chunks(book: &Book, links: &Links<'_>) -> String {
+    let named = named(book);
+    let mut out = String::new();
     for group in named.chunk_by(|(a, ..), (b, ..)| a.as_bytes()[0] == b.as_bytes()[0]) {
         let letter = char::from(group[0].0.as_bytes()[0]).to_ascii_uppercase();
-        let _ = write!(out, "\n## {letter}\n\n<dl class=\"chunk-index\">");
+        let _ = write!(
+            out,
+            "{}<dl class=\"chunk-index\">",
+            heading(2, &format!("letter-{letter}"), &letter.to_string())
+        );
         for &(_, id, chunk) in group {
             entry(book, links, id, chunk, &mut out);
         }
@@ -77,32 +98,50 @@ fn entry(book: &Book, links: &Links<'_>, id: ChunkId, chunk: &Chunk, out: &mut S
 fn places(book: &Book, links: &Links<'_>, part: PartId) -> String {
     let files = book.placements(part).chunk_by(|a, b| a.output == b.output).map(|file| {
         let output = book.output(file[0].output);
-        let link = relative(CHUNKS_PAGE, FILES_PAGE, links.anchor_of(output.chunk));
+        let link = links.to_line(CHUNKS_PAGE, file[0].output, file[0].first.min(output.lines));
         format!("<a href=\"{link}\">{}</a>, {}", text(&output.path), lines(file))
     });
     files.collect::<Vec<_>>().join("; ")
 }
 
+/// A heading like those that mdBook makes; the text is HTML.
+pub(super) fn heading(level: u8, anchor: &str, text: &str) -> String {
+    format!(
+        "<h{level} id=\"{anchor}\"><a class=\"header\" href=\"#{anchor}\">{text}</a></h{level}>\n"
+    )
+}
+
+/// The page of all files, before it is filled.
+pub(super) fn files_stub(book: &Book) -> String {
+    let total: u32 = book.outputs().iter().map(|output| output.lines).sum();
+    format!(
+        "# All files\n\nThe {} files that `tangle` writes out of this book, {total} lines. Each \
+         can be read\nas a whole, every line of it linked to the place in the book that explains \
+         it.\nBelow each are the pieces that it is made of, in the order of its lines; a piece\n\
+         stands further to the right than the one that brings it in. The pieces by name are\non \
+         [the page before]({CHUNKS}).\n\n{STUB}\n",
+        book.outputs().len()
+    )
+}
+
 /// All files: for each its pieces in the order of its lines, each below the one that brings it in.
 pub(super) fn files(book: &Book, links: &Links<'_>) -> String {
-    let total: u32 = book.outputs().iter().map(|output| output.lines).sum();
-    let mut out = format!(
-        "# All files\n\nThe {} files that `tangle` writes out of this book, {total} lines, and \
-         the pieces\neach is made of in the order of its lines. A piece stands further to the \
-         right than the\none that brings it in. The pieces by name are on [the page before]\
-         ({CHUNKS}).\n",
-        book.outputs().len()
-    );
+    let mut out = String::new();
     let folder =
         |output: &Output| output.path.split_once('/').map_or("", |(top, _)| top).to_owned();
     for group in book.outputs().chunk_by(|a, b| folder(a) == folder(b)) {
         let top = folder(&group[0]);
-        let top = if top.is_empty() { "At the top".to_owned() } else { escaped(&top) };
-        let _ = write!(out, "\n## {top}\n");
+        let top = if top.is_empty() { "At the top".to_owned() } else { text(&top) };
+        out.push_str(&heading(2, &format!("in-{top}").replace(' ', "-"), &top));
         for output in group {
             let anchor = links.anchor_of(output.chunk);
-            let path = escaped(&output.path);
-            let _ = write!(out, "\n### {path} {{#{anchor}}}\n\n<ol class=\"file-index\">");
+            let id = book.output_named(&output.path).expect("it is the book's");
+            let link = links.to_line(FILES_PAGE, id, 0);
+            let _ = write!(
+                out,
+                "<h3 id=\"{anchor}\"><a href=\"{link}\">{}</a></h3>\n<ol class=\"file-index\">",
+                text(&output.path)
+            );
             let mut rows = Rows { book, links, output, next: 1, depth: 0, out: &mut out };
             rows.chunk(output.chunk);
             out.push_str("</ol>\n");
@@ -177,16 +216,4 @@ impl Rows<'_> {
             self.depth
         );
     }
-}
-
-/// Text as Markdown that means itself.
-fn escaped(text: &str) -> String {
-    let mut out = String::new();
-    for c in text.chars() {
-        if c.is_ascii_punctuation() {
-            out.push('\\');
-        }
-        out.push(c);
-    }
-    out
 }

@@ -4,9 +4,10 @@
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
+use std::path::Path;
 
 use super::Page;
-use crate::book::{Book, ChunkId, PartId};
+use crate::book::{Book, ChunkId, OutputId, PartId};
 use crate::parse::Target;
 use crate::source::SourceId;
 
@@ -18,12 +19,31 @@ pub(super) const CHUNKS_PAGE: &str = "chunks.html";
 pub(super) const FILES: &str = "files.md";
 pub(super) const FILES_PAGE: &str = "files.html";
 
+/// The page of all identifiers.
+pub(super) const NAMES: &str = "names.md";
+pub(super) const NAMES_PAGE: &str = "names.html";
+
+/// The page of the audit.
+pub(super) const AUDIT: &str = "audit.md";
+pub(super) const AUDIT_PAGE: &str = "audit.html";
+
+/// The folder of the pages that show a file each.
+pub(super) const CODE: &str = "code";
+
+/// Whether a chapter of this path would be in the way.
+pub(super) fn is_taken(path: &Path) -> bool {
+    [CHUNKS, FILES, NAMES, AUDIT].iter().any(|page| path == Path::new(page))
+        || path.starts_with(CODE)
+}
+
 /// The addresses of everything that can be linked to.
 pub(super) struct Links<'a> {
     book: &'a Book,
     /// Path of each chapter's page, as a URL from the top of the rendered book.
     pages: Vec<String>,
     names: Vec<&'a str>,
+    /// Path of the page that shows each file.
+    codes: Vec<String>,
     /// Anchor of each part, which is unique in the whole book: the print page is one page.
     anchors: Vec<String>,
 }
@@ -51,6 +71,7 @@ impl<'a> Links<'a> {
         Self {
             book,
             pages: pages.iter().map(|page| url(&page.path.with_extension("html"))).collect(),
+            codes: book.outputs().iter().map(|output| code(&output.path)).collect(),
             names: pages.iter().map(|page| page.name.as_str()).collect(),
             anchors,
         }
@@ -74,6 +95,17 @@ impl<'a> Links<'a> {
     /// The anchor of a chunk or a file on its index page: that of its first part.
     pub(super) fn anchor_of(&self, chunk: ChunkId) -> &str {
         self.anchor(self.book.chunk(chunk).parts[0])
+    }
+
+    /// The page that shows a file.
+    pub(super) fn code(&self, output: OutputId) -> &str {
+        &self.codes[output.0 as usize]
+    }
+
+    /// How the page `from` links to a line of a file; 0 is for the file as a whole.
+    pub(super) fn to_line(&self, from: &str, output: OutputId, line: u32) -> String {
+        let anchor = if line == 0 { String::new() } else { format!("L{line}") };
+        relative(from, self.code(output), &anchor)
     }
 
     /// How the page `from` links to a part.
@@ -100,9 +132,16 @@ pub(super) fn relative(from: &str, to: &str, anchor: &str) -> String {
         }
         link.push_str(&to[same..]);
     }
-    link.push('#');
-    link.push_str(anchor);
+    if !anchor.is_empty() {
+        link.push('#');
+        link.push_str(anchor);
+    }
     link
+}
+
+/// The page that shows a file, as a URL.
+fn code(path: &str) -> String {
+    format!("{CODE}/{}.html", url(Path::new(path)))
 }
 
 /// The anchor of a first part. mdBook takes `.md` in a link for a page, so there is no dot in it.
@@ -117,7 +156,7 @@ fn base(target: &Target) -> String {
 }
 
 /// A path as a URL: what is not plain is written as `%` and two digits.
-fn url(path: &std::path::Path) -> String {
+fn url(path: &Path) -> String {
     let mut out = String::new();
     for byte in super::slashes(path).bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) {

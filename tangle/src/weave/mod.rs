@@ -2,10 +2,15 @@
 
 //! What a reader of the book gets: mdBook runs this as a preprocessor before it renders.
 //!
-//! Each block that goes into a file becomes a figure with a caption (what it is, where it lands)
-//! and links (where it is used, where it goes on); each reference inside code becomes a link to the
-//! chunk it names; two pages list all chunks and all files. All of it is plain HTML with plain
-//! links and works without JavaScript.
+//! Each block that goes into a file becomes a figure with a caption (what it is, where it lands),
+//! faded lines of what stands round it there, and links (where it is used, where it goes on); each
+//! reference inside code becomes a link to the chunk it names. All of it is plain HTML with plain
+//! links and works without JavaScript; with it references open in place.
+//!
+//! Four pages at the end list all chunks, all files and all identifiers, and say where every line
+//! comes from. [`run`] leaves them nearly empty: [`render`], which mdBook runs as a renderer after
+//! its own, fills them in, and puts a page for each file beside them. So neither the search nor the
+//! print page is flooded, and mdBook does not read megabytes of HTML to write them again.
 //!
 //! The texts come from mdBook and not from the disk, so that what is woven and what is rendered
 //! are the same even while a chapter is being saved.
@@ -21,10 +26,16 @@
 //! assert!(first.content.contains(r##"href="#chunk-body""##));
 //! ```
 
+mod audit;
+mod code;
 mod colour;
+mod context;
 mod figure;
+mod identifiers;
 mod index;
 mod links;
+mod render;
+mod shell;
 #[cfg(test)]
 mod tests;
 mod words;
@@ -43,6 +54,8 @@ use crate::problem::Finding;
 use crate::source::{Role, Source, SourceId};
 use links::Links;
 
+pub use render::render;
+
 /// Why a book could not be woven.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
@@ -52,6 +65,9 @@ pub enum Failure {
     /// mdBook's book could not be read: a version that this does not know.
     #[error("mdBook's book cannot be read: {0}")]
     Protocol(String),
+    /// mdBook's pages, or the place for more, are not as they should be.
+    #[error("{0}: {1}")]
+    Page(PathBuf, String),
     /// A chapter has the address of a page that is made here.
     #[error("the chapter {0} stands where the weave puts a page of its own")]
     Taken(String),
@@ -118,38 +134,18 @@ fn read_patiently(input: &mut impl Read) -> io::Result<Vec<u8>> {
 ///
 /// When the book has errors.
 pub fn weave(src: &Path, mut book: MdBook) -> Result<MdBook, Failure> {
-    let mut pages = Vec::new();
-    let mut sources = Vec::new();
-    for chapter in book.chapters() {
-        let Some(path) = &chapter.path else { continue };
-        let file = src.join(chapter.source_path.as_ref().unwrap_or(path));
-        let text = chapter.content.clone().into_bytes();
-        sources.push(Source::new(slashes(&file), Role::Chapter, text));
-        pages.push(Page { path: path.clone(), name: chapter.name.clone() });
+    let pages = Pages::of(src, &book);
+    if let Some(chapter) = pages.pages.iter().find(|page| links::is_taken(&page.path)) {
+        return Err(Failure::Taken(slashes(&chapter.path)));
     }
-    for page in [links::CHUNKS, links::FILES] {
-        if pages.iter().any(|chapter| chapter.path == Path::new(page)) {
-            return Err(Failure::Taken(page.to_owned()));
-        }
-    }
-    let model = Book::build(Input { root: PathBuf::new(), sources, findings: Vec::new() });
-    if model.has_errors() {
-        let findings = model.findings().iter().filter(|finding| finding.is_error());
-        return Err(Failure::Book {
-            findings: findings.cloned().collect(),
-            sources: model.sources().to_vec(),
-        });
-    }
+    let (model, pages) = pages.model()?;
     let links = Links::new(&model, &pages);
+    let files = context::lines(&model);
     let mut texts: HashMap<&Path, String> = HashMap::new();
     for (id, _) in model.chapters() {
         let page = &pages[id.0 as usize];
-        texts.insert(&page.path, chapter(&model, &links, id));
+        texts.insert(&page.path, chapter(&model, &links, &files, id));
     }
-    let indexes = [
-        index_page("All chunks", links::CHUNKS, index::chunks(&model, &links)),
-        index_page("All files", links::FILES, index::files(&model, &links)),
-    ];
     book.for_each_chapter_mut(|chapter| {
         if let Some(text) = chapter.path.as_deref().and_then(|path| texts.remove(path)) {
             chapter.content = text;
@@ -157,11 +153,52 @@ pub fn weave(src: &Path, mut book: MdBook) -> Result<MdBook, Failure> {
     });
     if !model.parts().is_empty() {
         book.push_item(BookItem::PartTitle("Where the code is".to_owned()));
-        for page in indexes {
-            book.push_item(page);
+        for (name, path, content) in [
+            ("All chunks", links::CHUNKS, index::chunks_stub(&model)),
+            ("All files", links::FILES, index::files_stub(&model)),
+            ("All names", links::NAMES, identifiers::stub()),
+            ("Every line accounted for", links::AUDIT, audit::page(&model, &links)),
+        ] {
+            let mut chapter = Chapter::new(name, content, path, Vec::new());
+            // They have no source of their own; they follow from the order of the chapters.
+            chapter.source_path = Some("SUMMARY.md".into());
+            book.push_item(chapter);
         }
     }
     Ok(book)
+}
+
+/// The chapters as mdBook knows them.
+struct Pages {
+    pages: Vec<Page>,
+    sources: Vec<Source>,
+}
+
+impl Pages {
+    fn of(src: &Path, book: &MdBook) -> Self {
+        let (mut pages, mut sources) = (Vec::new(), Vec::new());
+        for chapter in book.chapters() {
+            let Some(path) = &chapter.path else { continue };
+            let file = src.join(chapter.source_path.as_ref().unwrap_or(path));
+            let text = chapter.content.clone().into_bytes();
+            sources.push(Source::new(slashes(&file), Role::Chapter, text));
+            pages.push(Page { path: path.clone(), name: chapter.name.clone() });
+        }
+        Self { pages, sources }
+    }
+
+    fn model(self) -> Result<(Book, Vec<Page>), Failure> {
+        let Self { pages, sources } = self;
+        let model = Book::build(Input { root: PathBuf::new(), sources, findings: Vec::new() });
+        if model.has_errors() {
+            let findings = model.findings().iter().filter(|finding| finding.is_error());
+            return Err(Failure::Book {
+                findings: findings.cloned().collect(),
+                sources: model.sources().to_vec(),
+            });
+        }
+        Ok((model, pages))
+    }
 }
 
 /// One page of the rendered book.
@@ -177,14 +214,8 @@ fn slashes(path: &Path) -> String {
     parts.join("/")
 }
 
-fn index_page(name: &str, path: &str, content: String) -> Chapter {
-    let mut chapter = Chapter::new(name, content, path, Vec::new());
-    chapter.source_path = None;
-    chapter
-}
-
 /// A chapter with each tangled block replaced by its figure.
-fn chapter(book: &Book, links: &Links<'_>, id: SourceId) -> String {
+fn chapter(book: &Book, links: &Links<'_>, files: &[Vec<&str>], id: SourceId) -> String {
     let text = book.source(id).text.as_str();
     let parts: Vec<(PartId, _)> = book.parts_in(id).collect();
     let mut out = String::with_capacity(text.len() + parts.len() * 1024);
@@ -202,7 +233,7 @@ fn chapter(book: &Book, links: &Links<'_>, id: SourceId) -> String {
         at = part.block.span.end;
         // A block of HTML ends at an empty line and holds none.
         out.push('\n');
-        figure::figure(book, links, part_id, &mut out);
+        figure::figure(book, links, files, part_id, &mut out);
         out.push_str("\n\n");
     }
     out.push_str(&text[at..]);

@@ -6,7 +6,8 @@ use std::path::Path;
 
 use mdbook_preprocessor::book::{Book, BookItem, Chapter};
 
-use super::{Failure, weave};
+use super::links::Links;
+use super::{Failure, Pages, identifiers, index, weave};
 
 /// A book with these chapters, `(path, text)`; the title is the path.
 fn book(chapters: &[(&str, &str)]) -> Book {
@@ -15,10 +16,17 @@ fn book(chapters: &[(&str, &str)]) -> Book {
     Book::new_with_items(chapters.iter().map(chapter).map(BookItem::from).collect())
 }
 
-/// The chapters of a woven book, and then the two pages of indexes.
+/// The chapters of a woven book, and then the four pages at its end.
 fn woven(chapters: &[(&str, &str)]) -> Vec<String> {
     let book = weave(Path::new("book"), book(chapters)).expect("the book has no errors");
     book.chapters().map(|chapter| chapter.content.clone()).collect()
+}
+
+/// What is put into the lists of all chunks, files and names.
+fn lists(chapters: &[(&str, &str)]) -> [String; 3] {
+    let (model, pages) = Pages::of(Path::new("book"), &book(chapters)).model().expect("no errors");
+    let links = Links::new(&model, &pages);
+    [index::chunks(&model, &links), index::files(&model, &links), identifiers::all(&model, &links)]
 }
 
 /// The first page of a book with one chapter.
@@ -49,7 +57,7 @@ fn a_caption_says_title_name_file_and_lines() {
     );
     has(&page, r##"<figure class="chunk" id="file-src-a-rs"><figcaption><a class="chunk-title" "##);
     has(&page, r##"href="#file-src-a-rs">The <span class="chunk-code">main</span> file</a>"##);
-    has(&page, r#"<a href="files.html#file-src-a-rs">src/a.rs</a>, lines 1–4<"#);
+    has(&page, r#"<a href="code/src/a.rs.html#L1">src/a.rs</a>, lines 1–4<"#);
     has(&page, r##"<a class="chunk-title" href="#chunk-x">Its body</a>"##);
     has(&page, r#"<span class="chunk-name">&lt;&lt;x&gt;&gt;</span>"#);
     has(&page, r#"src/a.rs</a>, lines 2–3<"#);
@@ -89,7 +97,7 @@ fn links_find_their_way_between_folders() {
     has(&pages[0], r#"href="d.html#chunk-y""#);
     has(&pages[1], r#"Used in <a href="../host/a.html#file-a-rs">"#);
     has(&pages[1], "</a> in <em>host/a.md</em>");
-    has(&pages[2], r#"<a href="../files.html#file-a-rs">a.rs</a>"#);
+    has(&pages[2], r#"<a href="../code/a.rs.html#L2">a.rs</a>"#);
 }
 
 #[test]
@@ -99,7 +107,7 @@ fn parts_say_which_they_are_and_lead_to_each_other() {
          ```rust,chunk:x\nb();\n```\n\n```rust,chunk:x\nc();\n```\n",
     ));
     has(&page, "part 1 of 3");
-    has(&page, r##"Continued in <a href="#chunk-x-2">Two</a>"##);
+    has(&page, r##"Continued in <a class="chunk-next" href="#chunk-x-2">Two</a>"##);
     has(&page, "part 2 of 3");
     has(&page, r##"Continues <a href="#chunk-x">One</a>"##);
     has(&page, r##"</a> (part 3). Used in <a"##);
@@ -122,9 +130,12 @@ fn a_chunk_used_twice_names_both_places() {
 fn many_places_are_left_to_the_index() {
     let uses = "// <<x>>\nmid();\n".repeat(9);
     let text = format!("```rust,file:a.rs\n{uses}```\n\n```rust,chunk:x\none();\n```\n");
-    let pages = woven(&[("a.md", &text)]);
-    has(&pages[0], "lines 1, 3 and 5 and <a href=\"chunks.html#chunk-x\">6 other places</a>");
-    has(&pages[1], "lines 1, 3, 5, 7, 9, 11, 13, 15 and 17");
+    let chapters = [("a.md", text.as_str())];
+    has(
+        &woven(&chapters)[0],
+        "lines 1, 3 and 5 and <a href=\"chunks.html#chunk-x\">6 other places</a>",
+    );
+    has(&lists(&chapters)[0], "lines 1, 3, 5, 7, 9, 11, 13, 15 and 17");
 }
 
 #[test]
@@ -186,28 +197,28 @@ fn no_two_anchors_are_alike() {
     let ids: Vec<&str> =
         page.split(" id=\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
     assert_eq!(ids, ["file-a-rs", "file-a-rs_", "chunk-x", "chunk-x-2_", "chunk-x-2"]);
-    has(&page, r##"Continued in <a href="#chunk-x-2_">"##);
+    has(&page, r##"Continued in <a class="chunk-next" href="#chunk-x-2_">"##);
 }
 
 #[test]
 fn the_indexes_list_everything_in_order() {
-    let pages = woven(&[(
+    let [chunks, files, _] = lists(&[(
         "a.md",
         "<!-- title: All -->\n```rust,file:src/a.rs\nfn a() {\n    // <<x>>\n}\n```\n\n\
          ```rust,chunk:x\none();\n// <<y>>\n```\n\n```rust,chunk:x\nthree();\n```\n\n\
          <!-- title: Inner -->\n```rust,chunk:y\ntwo();\n\n\n```\n",
     )]);
-    let [_, chunks, files] = &pages[..] else { panic!("{} pages", pages.len()) };
     has(
-        chunks,
-        "\n## X\n\n<dl class=\"chunk-index\"><dt id=\"chunk-x\"><a href=\"a.html#chunk-x\">",
+        &chunks,
+        "<h2 id=\"letter-X\"><a class=\"header\" href=\"#letter-X\">X</a></h2>\n\
+         <dl class=\"chunk-index\"><dt id=\"chunk-x\"><a href=\"a.html#chunk-x\">",
     );
     has(
-        chunks,
-        "<a href=\"a.html#chunk-x-2\">part 2</a>, in a.md: <a href=\"files.html#file-src-a-rs\">",
+        &chunks,
+        "<a href=\"a.html#chunk-x-2\">part 2</a>, in a.md: <a href=\"code/src/a.rs.html#L6\">",
     );
-    has(chunks, "used in <a href=\"a.html#file-src-a-rs\">All</a>");
-    has(files, "### src\\/a\\.rs {#file-src-a-rs}");
+    has(&chunks, "used in <a href=\"a.html#file-src-a-rs\">All</a>");
+    has(&files, "<h3 id=\"file-src-a-rs\"><a href=\"code/src/a.rs.html\">src/a.rs</a></h3>");
     let rows: Vec<&str> = files.split("<li style=\"--depth:").skip(1).collect();
     let wanted = [
         ("1–7", 0, "file-src-a-rs", "All"),
@@ -275,8 +286,10 @@ fn a_book_with_errors_is_not_woven() {
 
 #[test]
 fn a_chapter_in_the_place_of_an_index_is_refused() {
-    let result = weave(Path::new("book"), book(&[("files.md", "")]));
-    assert!(matches!(result, Err(Failure::Taken(path)) if path == "files.md"));
+    for place in ["files.md", "audit.md", "code/x.md"] {
+        let result = weave(Path::new("book"), book(&[(place, "")]));
+        assert!(matches!(result, Err(Failure::Taken(path)) if path == place), "{place}");
+    }
 }
 
 #[test]
@@ -296,8 +309,75 @@ fn mdbook_is_answered_in_its_own_words() {
     let (before, after) = talk("test");
     assert_eq!(before, after, "`mdbook test` sees the examples as they are");
     let (_, after) = talk("html");
-    assert_eq!(after.chapters().count(), 3);
-    assert!(super::supports("html") && super::supports("test") && !super::supports("epub"));
+    assert_eq!(after.chapters().count(), 5);
+    assert!(super::supports("html") && super::supports("test") && !super::supports("pages"));
     let error = super::run(&b"{}"[..], Vec::new()).expect_err("that is no book");
     assert!(matches!(error, Failure::Protocol(_)), "{error}");
+}
+
+#[test]
+fn what_stands_round_a_piece_is_shown_faded() {
+    let page = page(
+        "```rust,file:a.rs\nimpl A {\n    fn a() {\n    }\n\n    // <<x>>\n}\n```\n\n\
+         ```rust,chunk:x\nfn x() {}\n```\n",
+    );
+    let figure = page.lines().find(|line| line.contains("id=\"chunk-x\"")).expect("a figure");
+    let before =
+        "aria-hidden=\"true\" data-lines=\"impl A &#123;&#10;    fn a() &#123; \u{2026} }\">";
+    has(figure, before);
+    has(figure, "<pre style=\"--indent:4\"><code");
+    has(&page, "aria-hidden=\"true\" data-lines=\"}\"></div>");
+    let root = page.lines().find(|line| line.contains("id=\"file-a-rs\"")).expect("a figure");
+    has_not(root, "chunk-context");
+}
+
+#[test]
+fn names_say_where_they_are_defined_and_used() {
+    let [_, _, names] = lists(&[(
+        "a.md",
+        "```rust,file:src/a.rs\nimpl Thing {\n    // <<x>>\n}\n\n#[cfg(test)]\nmod tests {\n    \
+         fn unseen() {}\n}\n```\n\n<!-- title: Running -->\n```rust,chunk:x\npub fn running() {}\n\
+         ```\n\n```rust,file:b.rs\nfn other() {\n    running();\n}\n```\n",
+    )]);
+    has(
+        &names,
+        "<dt><code>running</code></dt><dd>function of <code>Thing</code>: \
+         <a href=\"a.html#chunk-x\">Running</a>, <a href=\"code/src/a.rs.html#L2\">src/a.rs, \
+         line 2</a><br>used in <a href=\"a.html#file-b-rs\">b.rs</a></dd>",
+    );
+    has(&names, "<code>other</code>");
+    has_not(&names, "unseen");
+}
+
+#[test]
+fn the_audit_counts_and_gives_reasons() {
+    let text = with_root("<!-- why: It is dull. -->\n```rust,hide,chunk:x\na();\nb();\n```\n");
+    let pages = woven(&[("a.md", &text)]);
+    let audit = pages.last().expect("the audit");
+    has(audit, "The 1 files of this book have 2 lines. 0 of them");
+    has(
+        audit,
+        ">x</a></dt><dd>It is dull.<br>a.md: <a href=\"code/a.rs.html#L1\">a.rs</a>, lines 1–2",
+    );
+    has(audit, "| <a href=\"a.html\">a.md</a> | 2 | 2 | 1 |");
+}
+
+#[test]
+fn a_file_is_a_page_with_a_link_for_every_line() {
+    let text = "```rust,file:src/a.rs\nfn a() {\n    // <<x>>\n}\n```\n\n<!-- title: `In` it -->\n\
+                ```rust,chunk:x\none(1 < 2);\n\ntwo();\n```\n";
+    let book = book(&[("p/a.md", text)]);
+    let (model, pages) = Pages::of(Path::new("book"), &book).model().expect("no errors");
+    let links = Links::new(&model, &pages);
+    let page = super::code::page(&model, &links, crate::OutputId(0));
+    has(&page, "<p>5 lines from <a href=\"../../p/a.html\">p/a.md</a>.");
+    has(
+        &page,
+        "<a href=\"../../p/a.html#chunk-x\" title=\"In it\" aria-label=\"Lines 2 to 4: In it\">\
+         <span id=\"L2\">2</span>\n<span id=\"L3\">3</span>\n<span id=\"L4\">4</span>\n</a>",
+    );
+    has(
+        &page,
+        "<code class=\"language-rust\">fn a() &#123;\n    one(1 &lt; 2);\n\n    two();\n}\n</code>",
+    );
 }

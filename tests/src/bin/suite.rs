@@ -14,7 +14,9 @@ use lguest_tests::checks::{cargo_test, command};
 use lguest_tests::hosts::KINDS;
 use lguest_tests::list::{self, List};
 use lguest_tests::report::Report;
-use lguest_tests::{cleanup, durable, errors, figures, fit, gdb, prompt, setup, trace, trip};
+use lguest_tests::{
+    browser, cleanup, durable, errors, figures, fit, gdb, prompt, release, setup, trace, trip,
+};
 
 #[derive(Debug, Parser)]
 #[command(about = "Runs the tests; the last line says how many passed, failed and were skipped")]
@@ -55,7 +57,8 @@ fn suite(options: &Options) -> Result<bool> {
     tools(&mut report)?;
     let all = options.long || report.is_filtered();
     setup::run(&mut report, &artifacts::commit(), all)?;
-    book(&mut report)?;
+    book(&mut report, options.long)?;
+    browser::test(&mut report, &artifacts::commit(), options.long)?;
     workspace(&mut report, options.long)?;
     home(&mut report, options)?;
     host(&mut report, options)?;
@@ -87,6 +90,7 @@ fn forget_old_logs(directory: &Path) {
 const OTHERS: [&str; 11] = [
     "tools",
     "book",
+    browser::SECTION,
     "workspace",
     "prompt",
     durable::SECTION,
@@ -150,7 +154,7 @@ fn tools(report: &mut Report) -> Result<()> {
 }
 
 /// The book: in order, and its figures are those measured.
-fn book(report: &mut Report) -> Result<()> {
+fn book(report: &mut Report, long: bool) -> Result<()> {
     report.section("book: in order");
     let check = [
         "run",
@@ -178,17 +182,26 @@ fn book(report: &mut Report) -> Result<()> {
     }
     if report.wants("book", "renders") {
         let destination = artifacts::target_directory().join("test-book");
-        let mdbook = match artifacts::place("LGUEST_TOOLS") {
-            Ok(tools) if tools.join("mdbook").is_file() => tools.join("mdbook"),
-            _ => "mdbook".into(),
-        };
-        let mut build = Command::new(mdbook);
+        let mut build = Command::new(browser::mdbook());
         build
             .current_dir(&root)
             .arg("build")
             .arg("--dest-dir")
             .arg(&destination);
         command(report, "book", "renders", &mut build)?;
+    }
+    if (long || report.is_filtered()) && report.wants("book", "release") {
+        match release::twice() {
+            Ok(remark) => {
+                report.remark(&remark);
+                report.pass("book/release");
+            }
+            Err(error) => {
+                let why = format!("{error:#}");
+                let log = report.keep("book", "release", why.as_bytes())?;
+                report.fail("book/release", &why, &log);
+            }
+        }
     }
     Ok(())
 }
