@@ -86,7 +86,7 @@ fn weave_links_resolve_in_the_real_book() {
         let lines = (1..=book.output(id).lines).map(|line| format!("L{line}")).collect();
         pages.insert(format!("code/{}.html", output.path), (lines, Vec::new()));
     }
-    let chunks = book.chunks().iter().zip(0..).filter_map(|(chunk, _)| match &chunk.target {
+    let chunks = book.chunks().iter().filter_map(|chunk| match &chunk.target {
         Target::Chunk(name) => Some(format!("chunk-{name}")),
         Target::File(_) => None,
     });

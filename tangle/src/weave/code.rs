@@ -53,10 +53,10 @@ fn head(book: &Book, links: &Links<'_>, output: &Output, page: &str, out: &mut S
         lines => format!("{lines} lines"),
     };
     let from = if chapters.is_empty() { String::new() } else { format!(" from {chapters}") };
-    let _ = write!(
+    let _ = writeln!(
         out,
         "<p>{lines}{from}. A number leads to where its line is explained. \
-         <a href=\"{pieces}\">The pieces in a list</a>.</p>\n"
+         <a href=\"{pieces}\">The pieces in a list</a>.</p>"
     );
 }
 
@@ -70,7 +70,7 @@ fn numbers(book: &Book, links: &Links<'_>, page: &str, pieces: &[Piece], out: &m
     let link = links.to_part(page, first.part);
     let _ = write!(out, "<a href=\"{link}\" title=\"{title}\" aria-label=\"{lines}: {title}\">");
     for line in from..=to {
-        let _ = write!(out, "<span id=\"L{line}\">{line}</span>\n");
+        let _ = writeln!(out, "<span id=\"L{line}\">{line}</span>");
     }
     out.push_str("</a>");
 }

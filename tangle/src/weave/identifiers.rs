@@ -44,8 +44,10 @@ pub(super) fn all(book: &Book, links: &Links<'_>) -> String {
         definitions(book, id, output, &mut found);
     }
     // A chunk that lands twice defines twice.
-    let key = |d: &Definition<'_>| (d.name.to_ascii_lowercase(), d.output, d.line);
-    found.sort_by_cached_key(key);
+    found.sort_by_cached_key(|d| {
+        let letters = d.name.trim_start_matches('_').to_ascii_lowercase();
+        (letters, d.name, d.output, d.line)
+    });
     let uses = uses(book, &found);
     let mut out = String::new();
     let letter = |d: &Definition<'_>| {
@@ -266,7 +268,7 @@ fn label(line: &str) -> Option<(&'static str, &str)> {
     (good && !name.is_empty()).then_some(("label", name))
 }
 
-fn named<'a>(kind: &'static str, rest: &'a str) -> Option<(&'static str, &'a str)> {
+fn named(kind: &'static str, rest: &str) -> Option<(&'static str, &str)> {
     let name = &rest[..rest.find(|c| !part_of_name(c)).unwrap_or(rest.len())];
     (!name.is_empty() && name != "_").then_some((kind, name))
 }
