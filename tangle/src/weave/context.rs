@@ -114,7 +114,7 @@ fn folded(lines: &[&str], at: usize) -> (String, usize) {
     let column = indent(line);
     let began = |above: &str| !above.trim().is_empty() && indent(above) <= column && !closes(above);
     match above(lines, at, began) {
-        Some(from) if indent(lines[from]) == column && from + 1 < at => {
+        Some(from) if indent(lines[from]) == column => {
             (format!("{} \u{2026} {}", lines[from], line.trim_start()), from)
         }
         _ => (line.to_owned(), at),
