@@ -147,6 +147,26 @@
         }
     }
 
+    /** What mdBook's frame leaves to the mouse, or without a name. */
+    function frame() {
+        const roles = { 'mdbook-menu-bar': 'banner', 'mdbook-search-wrapper': 'search' };
+        for (const [id, role] of Object.entries(roles)) {
+            document.getElementById(id)?.setAttribute('role', role);
+        }
+        const toggle = document.getElementById('mdbook-sidebar-toggle');
+        if (toggle && toggle.localName === 'label') {
+            toggle.tabIndex = 0;
+            toggle.setAttribute('role', 'button');
+            toggle.addEventListener('keydown', event => {
+                if (event.key === 'Enter' || event.key === ' ') {
+                    event.preventDefault();
+                    toggle.click();
+                }
+            });
+        }
+    }
+
+    frame();
     prepare(document);
     reach();
     window.addEventListener('resize', reach);

@@ -171,8 +171,6 @@ async function references(page) {
 /** What the Tab key does not reach. */
 async function keyboard(page) {
     await page.evaluate(() => {
-        document.activeElement?.blur();
-        window.scrollTo(0, 0);
         const all = 'a[href], button, input, summary, select, textarea, [tabindex]';
         window.wanted = new Set([...document.querySelectorAll(all)].filter(element => {
             const box = element.getBoundingClientRect();
@@ -181,8 +179,6 @@ async function keyboard(page) {
         }));
         window.met = new Set();
         document.addEventListener('focusin', event => window.met.add(event.target), true);
-        // Where the next Tab starts.
-        getSelection().removeAllRanges();
     });
     const number = await page.evaluate(() => window.wanted.size);
     for (let pressed = 0; pressed < Math.min(number + 5, TABS); pressed++) {
@@ -244,6 +240,8 @@ async function onePage(browser, base, name) {
             if (theme === 'light') {
                 add('links', await deadLinks(page, base));
                 add('references', await references(page));
+                // Anew: Tab starts where something was clicked.
+                await page.goto(`${base}/${name}`, { waitUntil: 'load' });
                 add('keyboard', await keyboard(page));
             } else {
                 add('references, 320', await page.setViewportSize({ width: 320, height: HEIGHT })
