@@ -268,7 +268,7 @@ fn label(line: &str) -> Option<(&'static str, &str)> {
     (good && !name.is_empty()).then_some(("label", name))
 }
 
-fn named(kind: &'static str, rest: &str) -> Option<(&'static str, &str)> {
+fn named<'a>(kind: &'static str, rest: &'a str) -> Option<(&'static str, &'a str)> {
     let name = &rest[..rest.find(|c| !part_of_name(c)).unwrap_or(rest.len())];
     (!name.is_empty() && name != "_").then_some((kind, name))
 }
