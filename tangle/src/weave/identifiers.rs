@@ -205,6 +205,7 @@ fn owner_of(line: &str) -> Option<&str> {
     let name = rest.split_once(" for ").map_or(rest, |(_, name)| name).trim_start();
     let name = name.trim_start_matches('&');
     let name = &name[..name.find(|c: char| !part_of_path(c)).unwrap_or(name.len())];
+    let name = name.trim_end_matches(':');
     let name = name.rsplit("::").next().unwrap_or(name);
     (!name.is_empty()).then_some(name)
 }
