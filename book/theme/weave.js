@@ -153,16 +153,27 @@
         for (const [id, role] of Object.entries(roles)) {
             document.getElementById(id)?.setAttribute('role', role);
         }
-        const toggle = document.getElementById('mdbook-sidebar-toggle');
-        if (toggle && toggle.localName === 'label') {
-            toggle.tabIndex = 0;
-            toggle.setAttribute('role', 'button');
-            toggle.addEventListener('keydown', event => {
-                if (event.key === 'Enter' || event.key === ' ') {
-                    event.preventDefault();
-                    toggle.click();
-                }
+        // A label of a box that is not shown: Tab would pass it by.
+        const label = document.getElementById('mdbook-sidebar-toggle');
+        if (label && label.localName === 'label') {
+            const button = document.createElement('button');
+            button.type = 'button';
+            button.className = 'icon-button';
+            button.title = label.title;
+            button.setAttribute('aria-label', label.title);
+            button.setAttribute('aria-controls', 'mdbook-sidebar');
+            button.append(...label.childNodes);
+            button.addEventListener('click', () => label.control.click());
+            const say = () => {
+                const shown = document.documentElement.classList.contains('sidebar-visible');
+                button.setAttribute('aria-expanded', shown);
+            };
+            new MutationObserver(say).observe(document.documentElement, {
+                attributes: true, attributeFilter: ['class'],
             });
+            say();
+            label.hidden = true;
+            label.after(button);
         }
     }
 

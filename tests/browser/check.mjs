@@ -244,8 +244,9 @@ async function onePage(browser, base, name) {
                 await page.goto(`${base}/${name}`, { waitUntil: 'load' });
                 add('keyboard', await keyboard(page));
             } else {
-                add('references, 320', await page.setViewportSize({ width: 320, height: HEIGHT })
-                    .then(() => references(page)));
+                await page.setViewportSize({ width: WIDTHS[0], height: HEIGHT });
+                await page.goto(`${base}/${name}`, { waitUntil: 'load' });
+                add(`references, ${WIDTHS[0]}`, await references(page));
                 await page.emulateMedia({ media: 'print' });
                 await page.setViewportSize({ width: 794, height: 1123 });
                 add('printed', await overflow(page));
@@ -358,7 +359,8 @@ async function main() {
                     ? WHOLE[name.slice(1)](browser, base)
                     : onePage(browser, base, name));
             } catch (error) {
-                bad = [`${error.message}`];
+                // The first lines say it; the rest are tries.
+                bad = [`${error.message}`.replace(/\x1b\[\d+m/g, '').split('\n').slice(0, 8).join('\n')];
             }
             const lines = bad.flatMap(text => text.split('\n')).map(text => ` ${text}\n`);
             process.stdout.write(`${bad.length ? 'FAIL' : 'ok'} ${name}\n${lines.join('')}`);
