@@ -138,7 +138,7 @@
 
     /** What scrolls can be reached with the keyboard. */
     function reach() {
-        for (const box of document.querySelectorAll('pre > code, .table-wrapper')) {
+        for (const box of document.querySelectorAll('pre > code, .table-wrapper, main figure')) {
             if (box.scrollWidth > box.clientWidth) {
                 box.tabIndex = 0;
             } else {
