@@ -7,12 +7,14 @@
 
 use std::fmt::Write as _;
 
+use similar::{ChangeTag, TextDiff};
+
 use super::colour::Colours;
 use super::context::{self, Context};
 use super::links::{CHUNKS_PAGE, Links, relative};
 use super::words::{lines, list, name, plain, prose, push_text, text};
 use crate::book::{Book, Part, PartId};
-use crate::parse::{Line, LineKind, Target};
+use crate::parse::{Line, LineKind, Target, Variant};
 use crate::source::Source;
 
 /// How many places a caption names before it refers to the index.
@@ -55,6 +57,7 @@ pub(super) fn figure(
     around(&context.before.join("\n"), out);
     code(book, links, part, context.indent, out);
     around(context.after.as_deref().unwrap_or_default(), out);
+    before(book, links, id, out);
     neighbours(book, links, id, page, out);
     let _ = write!(out, "</{outer}>");
 }
@@ -69,7 +72,7 @@ fn caption(book: &Book, links: &Links<'_>, id: PartId, out: &mut String) {
     if let (Target::Chunk(_), Some(_)) = (&chunk.target, &part.block.title) {
         let _ = write!(out, "{} ", name(&chunk.target));
     }
-    if chunk.parts.len() > 1 {
+    if part.active && chunk.parts.len() > 1 {
         let (k, n) = (part.index + 1, chunk.parts.len());
         let _ = write!(out, "part {k} of {n} ");
     }
@@ -82,6 +85,14 @@ fn caption(book: &Book, links: &Links<'_>, id: PartId, out: &mut String) {
 fn places(book: &Book, links: &Links<'_>, id: PartId, out: &mut String) {
     let part = book.part(id);
     let page = links.page(part.source);
+    let lab = |lab: u32| format!("what lab {lab} starts from");
+    match (part.replaced_by, part.block.variant) {
+        (Some(by), _) => {
+            let _ = write!(out, "until {}", link(book, links, page, part, by));
+        }
+        (None, Variant::Starter(number)) => out.push_str(&lab(number)),
+        _ => {}
+    }
     let all = book.placements(id);
     let shown = if all.len() > PLACES + 1 { &all[..PLACES] } else { all };
     let mut files = shown.chunk_by(|a, b| a.output == b.output).peekable();
@@ -162,6 +173,46 @@ fn code(book: &Book, links: &Links<'_>, part: &Part, indent: usize, out: &mut St
     out.push_str("</code></pre>");
 }
 
+/// What a part replaces: the old body, the lines that go and come marked.
+fn before(book: &Book, links: &Links<'_>, id: PartId, out: &mut String) {
+    let part = book.part(id);
+    let old = book.chunk(part.chunk).all.iter();
+    let old: Vec<PartId> =
+        old.copied().filter(|&old| book.part(old).replaced_by == Some(id)).collect();
+    let Some(&first) = old.first() else { return };
+    let text = |parts: &[PartId]| {
+        let mut text = String::new();
+        for &id in parts {
+            let part = book.part(id);
+            let source = book.source(part.source);
+            for line in &part.block.lines {
+                text.push_str(&shown(source, line));
+                text.push('\n');
+            }
+        }
+        text
+    };
+    let page = links.page(part.source);
+    let _ = write!(
+        out,
+        "<details class=\"chunk-was\"><summary>What changed since {}</summary>\
+         <pre><code class=\"nohighlight\"><!---->",
+        link(book, links, page, part, first)
+    );
+    let (was, is) = (text(&old), text(&[id]));
+    for change in TextDiff::from_lines(&was, &is).iter_all_changes() {
+        let (mark, sign) = match change.tag() {
+            ChangeTag::Equal => ("span", ' '),
+            ChangeTag::Delete => ("del", '-'),
+            ChangeTag::Insert => ("ins", '+'),
+        };
+        let _ = write!(out, "<{mark}>{sign}");
+        push_text(change.value().trim_end_matches('\n'), out);
+        let _ = write!(out, "</{mark}>&#10;");
+    }
+    out.push_str("</code></pre></details>");
+}
+
 /// A line as it goes into its file, without what references put before it.
 fn shown(source: &Source, line: &Line) -> String {
     let body = &source.text[line.span.clone()];
@@ -180,6 +231,10 @@ fn shown(source: &Source, line: &Line) -> String {
 fn neighbours(book: &Book, links: &Links<'_>, id: PartId, page: &str, out: &mut String) {
     let part = book.part(id);
     let chunk = book.chunk(part.chunk);
+    if !part.active {
+        // What does not go into a file has no neighbours there.
+        return;
+    }
     let mut said = Vec::new();
     if let Some(&before) = part.index.checked_sub(1).and_then(|index| chunk.parts.get(index)) {
         said.push(format!("Continues {}", link(book, links, page, part, before)));
@@ -212,7 +267,7 @@ fn link(book: &Book, links: &Links<'_>, page: &str, from: &Part, to: PartId) -> 
     };
     let mut out = format!("<a href=\"{href}\">{title}</a>");
     // Parts without a title are all called the same.
-    if chunk.parts.len() > 1 && part.block.title.is_none() {
+    if part.active && chunk.parts.len() > 1 && part.block.title.is_none() {
         let _ = write!(out, " (part {})", part.index + 1);
     }
     if part.source != from.source {

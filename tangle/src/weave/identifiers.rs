@@ -284,7 +284,9 @@ fn uses<'a>(book: &Book, found: &[Definition<'a>]) -> HashMap<&'a str, Vec<PartI
         }
     }
     for (id, part) in (0..).map(PartId).zip(book.parts()) {
-        if !matches!(part.block.language.as_str(), "rust" | "x86asm" | "asm" | "gas") {
+        if !part.active
+            || !matches!(part.block.language.as_str(), "rust" | "x86asm" | "asm" | "gas")
+        {
             continue;
         }
         let source = book.source(part.source).text.as_str();

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use super::Page;
-use crate::book::{Book, ChunkId, OutputId, PartId};
+use crate::book::{Book, ChunkId, OutputId, Part, PartId};
 use crate::parse::Target;
 use crate::source::SourceId;
 
@@ -52,13 +52,22 @@ impl<'a> Links<'a> {
     pub(super) fn new(book: &'a Book, pages: &'a [Page]) -> Self {
         let mut taken = HashSet::new();
         let mut anchors = vec![String::new(); book.parts().len()];
-        // First parts come first: `#chunk-name` is theirs whatever other chunks are called.
-        for first in [true, false] {
+        // First parts come first: `#chunk-name` is theirs whatever other chunks are called. What
+        // does not go into a file comes last.
+        let rank = |part: &Part| match (part.active, part.index) {
+            (true, 0) => 0,
+            (true, _) => 1,
+            (false, _) => 2,
+        };
+        for round in 0..3 {
             for (anchor, part) in anchors.iter_mut().zip(book.parts()) {
-                if (part.index == 0) == first {
+                if rank(part) == round {
                     let mut wanted = base(&book.chunk(part.chunk).target);
                     if part.index > 0 {
                         let _ = write!(wanted, "-{}", part.index + 1);
+                    }
+                    if !part.active {
+                        wanted.push_str("-before");
                     }
                     // No name has this character.
                     while !taken.insert(wanted.clone()) {

@@ -381,3 +381,23 @@ fn a_file_is_a_page_with_a_link_for_every_line() {
         "<code class=\"language-rust\">fn a() &#123;\n    one(1 &lt; 2);\n\n    two();\n}\n</code>",
     );
 }
+
+#[test]
+fn a_replaced_body_is_shown_beside_what_replaces_it() {
+    let text = with_root(
+        "<!-- title: First -->\n```rust,chunk:x\none();\ntwo();\n```\n\n\
+         <!-- title: Second -->\n```rust,replaces:x\none();\nthree();\n```\n",
+    );
+    let page = page(&text);
+    let mut figures = page.split("<figure ").skip(2);
+    let first = figures.next().expect("the old body");
+    has(first, "id=\"chunk-x-before\"");
+    has(first, "<span class=\"chunk-place\">until <a href=\"#chunk-x\">Second</a></span>");
+    has_not(first, "Used in");
+    let second = figures.next().expect("the new body");
+    has(second, "id=\"chunk-x\"");
+    has(second, "What changed since <a href=\"#chunk-x-before\">First</a>");
+    let lines = "<span> one();</span>&#10;<del>-two();</del>&#10;<ins>+three();</ins>&#10;</code>";
+    has(second, lines);
+    has(second, "a.rs</a>, lines 1–2<");
+}
