@@ -87,7 +87,7 @@ fn forget_old_logs(directory: &Path) {
 }
 
 /// The sections beside the kinds of Host.
-const OTHERS: [&str; 11] = [
+const OTHERS: [&str; 12] = [
     "tools",
     "book",
     browser::SECTION,
