@@ -72,7 +72,7 @@ fn around(lines: &[&str], place: &Placement, indent: usize) -> Context {
         }
         before.push(near);
     }
-    let after = lines[last..].iter().take(FAR).find(|line| says(line));
+    let after = lines[last..].iter().take(FAR).find(says);
     Context { before, after: after.map(|line| (*line).to_owned()), indent }
 }
 
