@@ -493,15 +493,22 @@ pub fn reason(device: &Device) -> Result<String> {
         match device.read(256) {
             // It may have sent something before.
             Ok(_) | Err(libc::EINTR) => {}
-            Err(libc::ENOENT) => {
-                let text = device.read(256);
-                let text = text.map_err(|n| anyhow!("no reason: {}", Errno::from_raw(n)))?;
-                return Ok(String::from_utf8_lossy(&text).into_owned());
-            }
+            Err(libc::ENOENT) => return last_words(device),
             Err(number) => bail!("instead of dying it ended with {}", Errno::from_raw(number)),
         }
     }
     bail!("it did not die")
+}
+
+/// The reason why a Guest is dead, once `read()` has said ENOENT.
+///
+/// # Errors
+///
+/// When there is none.
+pub fn last_words(device: &Device) -> Result<String> {
+    let text = device.read(256);
+    let text = text.map_err(|n| anyhow!("no reason: {}", Errno::from_raw(n)))?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
 /// The key in a record that `read()` returned.

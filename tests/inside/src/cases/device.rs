@@ -367,15 +367,18 @@ fn frozen(bench: &mut Bench, guest: &Guest) -> Result<()> {
 /// Ends a Guest by its control group, and by the kernel's search for memory.
 pub fn out_of_memory(bench: &mut Bench) -> Result<()> {
     host::load_module()?;
-    let guest = Guest::stand_in(&["big", "64"])?;
+    let guest = Guest::stand_in(&["big", "64", "0"])?;
     guest.wait_for("running")?;
     let Ok(()) = fs::write("/proc/sysrq-trigger", "f") else {
         return Err(NotHere("this kernel has no CONFIG_MAGIC_SYSRQ".to_owned()).into());
     };
     expect_killed(bench, guest.finish_within(SECONDS_TO_DIE)?)?;
     if bench.long() {
-        // For real: more than the machine has.
-        let guest = Guest::stand_in(&["big", "2048"])?;
+        // For real: more than the machine has. It runs out while the Guest runs.
+        let all = host::meminfo("MemTotal")? / 1024;
+        let before = all.saturating_sub(700).to_string();
+        let guest = Guest::stand_in(&["big", "1024", &before])?;
+        guest.wait_for("running")?;
         expect_killed(bench, guest.finish_within(Duration::from_secs(240))?)?;
     }
     run(&["case=hello"])?.expect_code(0)?;

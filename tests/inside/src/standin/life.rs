@@ -12,7 +12,7 @@ use crate::device::{GETDMA, IRQ};
 use crate::random::Random;
 use crate::tiny::{
     BOUND, BOUND_KEY, COUNT, DIE, END_AS, HALT, MIRROR, Memory, Program, RING, SPIN, TOUCH, Tiny,
-    say,
+    last_words, say,
 };
 
 /// The programs that never end, by name.
@@ -49,7 +49,7 @@ pub fn run(words: &[String]) -> Result<()> {
             Ok(_) => records += 1,
             Err(EINTR) => {}
             Err(EAGAIN) => break Ok(()),
-            Err(ENOENT) => break Err(anyhow!("it died: {}", guest.reason()?)),
+            Err(ENOENT) => break Err(anyhow!("it died: {}", last_words(&guest.device)?)),
             Err(number) => break Err(anyhow!("read(): {}", say::<()>(Err(number)))),
         }
     };
@@ -96,17 +96,24 @@ pub fn mortal(words: &[String]) -> Result<()> {
     }
 }
 
-/// A Guest that wants more memory than the machine has, and is the first that the kernel takes it
-/// from. Word: MiB.
+/// A Guest that wants much memory, and is the first that the kernel takes it from. Words: MiB for
+/// the Guest, at most 1024, and MiB that its Launcher fills before.
 pub fn big(words: &[String]) -> Result<()> {
-    let mib: usize = words.first().context("how many MiB?")?.parse()?;
+    let [mib, before] = words else {
+        bail!("how many MiB, and how many before?");
+    };
+    let mib: usize = mib.parse()?;
+    ensure!(mib <= 1024, "{mib} MiB do not fit into its page tables");
     fs::write("/proc/self/oom_score_adj", "1000")?;
+    let filled = vec![1_u8; before.parse::<usize>()? << 20];
+    std::hint::black_box(&filled);
     let guest = Tiny::new(mib * 256, TOUCH)?;
     println!("running");
     loop {
         match guest.next() {
             Ok(_) | Err(EINTR) => {}
-            Err(_) => bail!("{}", guest.reason()?),
+            Err(ENOENT) => bail!("it died: {}", last_words(&guest.device)?),
+            Err(number) => bail!("read(): {}", say::<()>(Err(number))),
         }
     }
 }
