@@ -8,14 +8,16 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::host::{self, LAUNCHER};
+use crate::patience::Patience;
 use crate::standin::STAND_IN;
+use crate::stuck;
 
 /// How long anything may take. Generous: the machine is emulated and may share its processors.
 pub fn patience() -> Duration {
@@ -55,18 +57,17 @@ impl Collected {
 
     /// Waits until `done` says so of the text, or the stream ends, or patience does.
     fn wait(&self, patience: Duration, done: impl Fn(&str) -> bool) -> (String, bool) {
-        let end = Instant::now() + patience;
+        let mut left = Patience::new(patience);
         let mut guard = self.bytes.lock().expect("no reader panics");
         loop {
             let text = String::from_utf8_lossy(&guard.0).into_owned();
             let met = done(&text);
-            let left = end.saturating_duration_since(Instant::now());
-            if met || guard.1 || left.is_zero() {
+            if met || guard.1 || left.is_over() {
                 return (text, met);
             }
             guard = self
                 .more
-                .wait_timeout(guard, left)
+                .wait_timeout(guard, left.wait())
                 .expect("no reader panics")
                 .0;
         }
@@ -318,17 +319,19 @@ impl Guest {
     ///
     /// When it takes longer; the Launcher is then killed.
     pub fn finish_within(mut self, patience: Duration) -> Result<Ended> {
-        let end = Instant::now() + patience;
+        let mut left = Patience::new(patience);
         let status = loop {
             if let Some(status) = self.child.try_wait()? {
                 break Some(status);
             }
-            if Instant::now() > end {
+            if left.is_over() {
                 break None;
             }
             thread::sleep(Duration::from_millis(5));
         };
+        let mut stuck = String::new();
         if status.is_none() {
+            stuck = stuck::programs();
             // It may end by itself between the look and this.
             let _ = self.child.kill();
         }
@@ -341,7 +344,8 @@ impl Guest {
                 errors,
             }),
             None => bail!(
-                "still running after {} seconds; it had printed {output:?}, its Launcher {errors:?}",
+                "still running after {} seconds; it had printed {output:?}, its Launcher {errors:?}\n\
+                 all programs then:\n{stuck}",
                 patience.as_secs()
             ),
         }
@@ -353,8 +357,8 @@ impl Drop for Guest {
         // A case that fails leaves no Guest behind, if the Host lets go of it: one that cannot be
         // killed must not hold up the cases after it.
         let _ = self.child.kill();
-        let end = Instant::now() + Duration::from_secs(10) * host::patience();
-        while Instant::now() < end && matches!(self.child.try_wait(), Ok(None)) {
+        let mut left = Patience::new(Duration::from_secs(10) * host::patience());
+        while !left.is_over() && matches!(self.child.try_wait(), Ok(None)) {
             thread::sleep(Duration::from_millis(10));
         }
     }

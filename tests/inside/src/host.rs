@@ -9,13 +9,14 @@ use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use nix::kmod::{self, DeleteModuleFlags, ModuleInitFlags};
 use nix::mount::{MsFlags, mount};
 
 use crate::nets;
+use crate::patience::Patience;
 use crate::protocol::{Injection, escape};
 
 /// Where the module lies.
@@ -54,7 +55,7 @@ pub fn mount_all() -> Result<()> {
 /// When it does not appear within ten seconds.
 pub fn open_port(name: &str) -> Result<File> {
     let wanted = format!("lguest.{name}");
-    let end = Instant::now() + Duration::from_secs(10) * patience();
+    let mut left = Patience::new(Duration::from_secs(10) * patience());
     loop {
         for entry in fs::read_dir("/sys/class/virtio-ports")
             .into_iter()
@@ -68,7 +69,7 @@ pub fn open_port(name: &str) -> Result<File> {
                 return opened.with_context(|| format!("cannot open {}", path.display()));
             }
         }
-        if Instant::now() > end {
+        if left.is_over() {
             bail!(
                 "there is no virtio port {wanted}: this kernel needs CONFIG_VIRTIO_PCI=y and \
                  CONFIG_VIRTIO_CONSOLE=y"
@@ -246,7 +247,7 @@ pub const RESOURCES: [&str; 4] = ["guests", "pinned_pages", "shadow_pages", "bou
 ///
 /// When something is still held after ten seconds.
 pub fn wait_until_free() -> Result<()> {
-    let end = Instant::now() + Duration::from_secs(10) * patience();
+    let mut left = Patience::new(Duration::from_secs(10) * patience());
     loop {
         let all = counters()?;
         let held: Vec<_> = RESOURCES
@@ -257,7 +258,7 @@ pub fn wait_until_free() -> Result<()> {
         if held.is_empty() {
             return Ok(());
         }
-        if Instant::now() > end {
+        if left.is_over() {
             bail!("still held with no Guest alive: {}", held.join(", "));
         }
         thread::sleep(Duration::from_millis(20));
