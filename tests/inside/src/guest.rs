@@ -212,6 +212,12 @@ impl Guest {
         bail!("waited in vain; the Guest printed {so_far:?}, its Launcher {errors:?}")
     }
 
+    /// All it has printed, once `done` says so of it; `None` if that takes longer than this.
+    pub fn output_within(&self, patience: Duration, done: impl Fn(&str) -> bool) -> Option<String> {
+        let (so_far, met) = self.output.wait(patience, done);
+        met.then_some(so_far)
+    }
+
     /// Waits until the Guest has printed `text`.
     ///
     /// # Errors

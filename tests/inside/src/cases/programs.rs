@@ -16,6 +16,8 @@ use crate::random::Random;
 const INITRD: &str = "--initrd=/guests/initrd.cpio";
 /// What the shell shows when it waits for a line.
 const PROMPT: &str = "$ ";
+/// After which time without a prompt a person types `^C` once more.
+const AGAIN: Duration = Duration::from_secs(5);
 /// The exit status of a Launcher whose Guest has switched itself off.
 const OFF: i32 = 0;
 
@@ -87,6 +89,21 @@ impl Session {
         self.read = text.len();
         let new = &text[read..];
         Ok(new[..new.len() - PROMPT.len()].replace('\r', ""))
+    }
+
+    /// Types `^C` until there is a prompt, as a person would: one that is typed before the job has
+    /// begun is a key like others, which nobody reads while the job runs. Gives what is said
+    /// before the prompt.
+    fn interrupt(&mut self) -> Result<String> {
+        let read = self.read;
+        for _ in 0..20 {
+            self.guest.send(b"\x03")?;
+            let prompt = |text: &str| text.len() > read && text[read..].ends_with(PROMPT);
+            if self.guest.output_within(AGAIN, prompt).is_some() {
+                break;
+            }
+        }
+        self.until_prompt()
     }
 
     /// Types a line; gives what is said before the next prompt, without the line itself.
@@ -184,8 +201,7 @@ pub fn interrupt(_: &mut Bench) -> Result<()> {
         session.guest.send(format!("{line}\n").as_bytes())?;
         session.guest.wait_for(&format!("{line}\n"))?;
         std::thread::sleep(Duration::from_millis(300));
-        session.guest.send(b"\x03")?;
-        session.until_prompt().with_context(|| line.to_owned())?;
+        session.interrupt().with_context(|| line.to_owned())?;
         session.expect(&[("echo $?", "130\n")])?;
     }
     // What was typed for the job goes with it, and is no command of the shell's.
@@ -193,14 +209,12 @@ pub fn interrupt(_: &mut Bench) -> Result<()> {
     session.guest.wait_for("cat\n")?;
     session.guest.send(b"half")?;
     session.guest.wait_for("half")?;
-    session.guest.send(b"\x03")?;
-    session.until_prompt()?;
+    session.interrupt()?;
     session.expect(&[("echo whole; echo $?", "whole\n0\n")])?;
     // The rest of the line is given up too; a line that is being typed is; nothing else.
     session.guest.send(b"sleep 1000; echo still here\n")?;
     std::thread::sleep(Duration::from_millis(300));
-    session.guest.send(b"\x03")?;
-    let said = session.until_prompt()?;
+    let said = session.interrupt()?;
     ensure!(!said.contains("still here\nstill"), "{said:?}");
     ensure!(said.matches("still here").count() == 1, "{said:?}");
     session.guest.send(b"echo never\x03")?;
@@ -222,8 +236,7 @@ pub fn interrupt(_: &mut Bench) -> Result<()> {
     // Nor does it end what the shell only waits for; but it ends the waiting.
     session.guest.send(b"wait; echo never\n")?;
     std::thread::sleep(Duration::from_millis(300));
-    session.guest.send(b"\x03")?;
-    let said = session.until_prompt()?;
+    let said = session.interrupt()?;
     ensure!(said == "wait; echo never\n^C\n", "{said:?}");
     session.expect(&[
         ("echo $?", "130\n"),
