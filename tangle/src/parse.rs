@@ -136,7 +136,7 @@ pub struct Parsed {
 }
 
 /// The Markdown that mdBook reads.
-fn options() -> Options {
+pub(crate) fn options() -> Options {
     Options::ENABLE_TABLES
         | Options::ENABLE_FOOTNOTES
         | Options::ENABLE_STRIKETHROUGH

@@ -24,7 +24,7 @@ impl Default for Settings {
 }
 
 /// Our words, and those of mdBook.
-const OURS: [&str; 3] = ["columns", "lines", "edition"];
+const OURS: [&str; 4] = ["columns", "lines", "edition", "glossary"];
 const THEIRS: [&str; 6] = ["command", "before", "after", "renderer", "renderers", "optional"];
 
 impl Settings {
@@ -62,6 +62,9 @@ impl Settings {
                     }
                     _ => Some("`edition` is \"2015\", \"2018\", \"2021\" or \"2024\"".to_owned()),
                 },
+                // Whether it is a chapter is known to the weave.
+                "glossary" if value.is_str() => None,
+                "glossary" => Some("`glossary` is the path of a chapter".to_owned()),
                 other if THEIRS.contains(&other) => None,
                 other => {
                     let nearest =
@@ -121,20 +124,22 @@ mod tests {
     fn defaults_and_choices() {
         assert_eq!(settings("[book]\n"), (Settings::default(), vec![]));
         let text = "[preprocessor.weave]\ncommand = \"x\"\ncolumns = 100\nlines = 0\n\
-                    edition = \"2024\"\n";
+                    edition = \"2024\"\nglossary = \"a.md\"\n";
         let chosen = Settings { columns: 100, lines: 0, edition: "2024".into() };
         assert_eq!(settings(text), (chosen, vec![]));
     }
 
     #[test]
     fn what_is_wrong_has_its_place() {
-        let text = "[preprocessor.weave]\ncolumns = -1\ncolums = 3\nedition = 2021\n";
+        let text = "[preprocessor.weave]\ncolumns = -1\ncolums = 3\nedition = 2021\n\
+                    glossary = 4\n";
         let said = settings(text).1.join("\n");
         for expected in [
             "book.toml:2:1 book.toml: `columns` is a number",
             "book.toml:3:1 book.toml: `colums` is unknown in [preprocessor.weave]; did you mean \
              `columns`?",
             "book.toml:4:1 book.toml: `edition` is",
+            "book.toml:5:1 book.toml: `glossary` is",
         ] {
             assert!(said.contains(expected), "{said}");
         }

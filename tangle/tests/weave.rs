@@ -151,7 +151,7 @@ fn weave_passes_mdbook_without_a_warning_or_a_dead_link() {
     let run = Command::new(mdbook).arg("build").current_dir(&dir).output().expect("mdbook runs");
     let said = String::from_utf8_lossy(&run.stderr);
     assert!(run.status.success(), "{said}");
-    // The book is read from a disk: that its index has more than ten million bytes is no mistake.
+    // That the search index has more than ten million bytes is said before it is made slim.
     let bad = |line: &&str| line.contains("WARN") || line.contains("ERROR");
     let bad = said.lines().filter(bad).find(|line| !line.contains("search index is very large"));
     assert_eq!(bad, None, "{said}");
@@ -177,7 +177,59 @@ fn weave_passes_mdbook_without_a_warning_or_a_dead_link() {
     }
     assert!(pages.contains_key("print.html") && pages.contains_key("files.html"));
     assert_eq!(dead(&pages, &out), Vec::<String>::new());
+    terms(&pages, &out);
+    search(&out);
     whole_files(&Book::load(&root()), &out);
+}
+
+/// Each chapter leads to the glossary from the first use of a term, and from no other; most of what
+/// the glossary explains is led to from somewhere.
+fn terms(pages: &HashMap<String, (HashSet<String>, Vec<String>)>, out: &Path) {
+    let glossary = "appendix/glossary.html";
+    let mut met = HashSet::new();
+    for page in pages.keys().filter(|page| !page.starts_with("code/") && *page != "print.html") {
+        let html = fs::read_to_string(out.join(page)).expect("a page");
+        let mut here = HashSet::new();
+        for link in html.split("<a class=\"term\" href=\"").skip(1) {
+            let anchor = link.split(['#', '"']).nth(1).expect("an anchor");
+            assert!(here.insert(anchor.to_owned()), "{page}: {anchor} twice");
+            assert_ne!(page, glossary);
+        }
+        met.extend(here);
+    }
+    let html = fs::read_to_string(out.join(glossary)).expect("the glossary");
+    let all: HashSet<String> = html
+        .split("<dt id=\"")
+        .skip(1)
+        .filter_map(|dt| dt.split('"').next())
+        .map(str::to_owned)
+        .collect();
+    assert!(all.len() > 100, "{} terms", all.len());
+    // Some stand only in headings and in code, and everyday words maybe never in italics.
+    let mut unused: Vec<_> = all.difference(&met).collect();
+    unused.sort();
+    assert!(unused.len() * 6 < all.len(), "no chapter leads to {unused:?}");
+}
+
+/// The search index is whole without what it had twice.
+fn search(out: &Path) {
+    let entries = fs::read_dir(out).expect("the pages").flatten().map(|entry| entry.path());
+    let named = |path: &PathBuf| path.to_string_lossy().contains("/searchindex-");
+    let path = entries.filter(|path| path.is_file()).find(named).expect("a search index");
+    let index = fs::read_to_string(path).expect("the search index");
+    assert!(index.len() < 10_000_000, "{} bytes", index.len());
+    let (from, to) = (index.find("JSON.parse('"), index.rfind("')"));
+    let json = &index[from.expect("its text") + 12..to.expect("its end")];
+    let json = json.replace("\\'", "'").replace("\\\\", "\\");
+    let index: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    let fields = index["index"]["index"].as_object().expect("trees of words");
+    assert_eq!(fields.keys().collect::<Vec<_>>(), ["breadcrumbs", "title"]);
+    // A word that stands in a text, far from any title: each letter is a branch of the tree.
+    let mut node = &fields["breadcrumbs"]["root"];
+    for letter in ["g", "u", "e", "s", "s"] {
+        node = &node[letter];
+    }
+    assert!(node["df"].as_u64().is_some_and(|sections| sections > 0), "{node}");
 }
 
 /// Every file has its page with all of its lines, each number in a link to its chunk; and the list

@@ -31,10 +31,12 @@ mod code;
 mod colour;
 mod context;
 mod figure;
+mod glossary;
 mod identifiers;
 mod index;
 mod links;
 mod render;
+mod search;
 mod shell;
 #[cfg(test)]
 mod tests;
@@ -42,6 +44,8 @@ mod words;
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
+use std::iter::Peekable;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -52,6 +56,7 @@ use crate::book::{Book, PartId};
 use crate::config::Input;
 use crate::problem::Finding;
 use crate::source::{Role, Source, SourceId};
+use glossary::{Glossary, Insertion};
 use links::Links;
 
 pub use render::render;
@@ -71,6 +76,9 @@ pub enum Failure {
     /// A chapter has the address of a page that is made here.
     #[error("the chapter {0} stands where the weave puts a page of its own")]
     Taken(String),
+    /// What `book.toml` calls the glossary is none.
+    #[error("the glossary {0} {1}")]
+    Glossary(String, String),
     /// The book has errors of the kind that `tangle` reports.
     #[error("the book has errors")]
     Book {
@@ -98,8 +106,14 @@ pub fn run(mut input: impl Read, mut output: impl Write) -> Result<(), Failure> 
     let (context, book): (PreprocessorContext, MdBook) =
         serde_json::from_slice(&bytes).map_err(|error| Failure::Protocol(error.to_string()))?;
     // `mdbook test` wants the examples as they are.
-    let book =
-        if context.renderer == "test" { book } else { weave(&context.config.book.src, book)? };
+    let glossary: Option<PathBuf> = context
+        .config
+        .get("preprocessor.weave.glossary")
+        .map_err(|error| Failure::Protocol(error.to_string()))?;
+    let book = match context.renderer.as_str() {
+        "test" => book,
+        _ => weave_with(&context.config.book.src, glossary.as_deref(), book)?,
+    };
     let bytes = serde_json::to_vec(&book).map_err(io::Error::from)?;
     output.write_all(&bytes)?;
     Ok(output.flush()?)
@@ -133,7 +147,20 @@ fn read_patiently(input: &mut impl Read) -> io::Result<Vec<u8>> {
 /// # Errors
 ///
 /// When the book has errors.
-pub fn weave(src: &Path, mut book: MdBook) -> Result<MdBook, Failure> {
+pub fn weave(src: &Path, book: MdBook) -> Result<MdBook, Failure> {
+    weave_with(src, None, book)
+}
+
+/// As [`weave`], with links to the terms of a glossary: the path of its chapter from `src`.
+///
+/// # Errors
+///
+/// When the book has errors, or there is no such glossary.
+pub fn weave_with(
+    src: &Path,
+    glossary: Option<&Path>,
+    mut book: MdBook,
+) -> Result<MdBook, Failure> {
     let pages = Pages::of(src, &book);
     if let Some(chapter) = pages.pages.iter().find(|page| links::is_taken(&page.path)) {
         return Err(Failure::Taken(slashes(&chapter.path)));
@@ -141,10 +168,11 @@ pub fn weave(src: &Path, mut book: MdBook) -> Result<MdBook, Failure> {
     let (model, pages) = pages.model()?;
     let links = Links::new(&model, &pages);
     let files = context::lines(&model);
+    let glossary = glossary.map(|path| Glossary::of(&model, &pages, path)).transpose()?;
     let mut texts: HashMap<&Path, String> = HashMap::new();
     for (id, _) in model.chapters() {
         let page = &pages[id.0 as usize];
-        texts.insert(&page.path, chapter(&model, &links, &files, id));
+        texts.insert(&page.path, chapter(&model, &links, &files, glossary.as_ref(), id));
     }
     book.for_each_chapter_mut(|chapter| {
         if let Some(text) = chapter.path.as_deref().and_then(|path| texts.remove(path)) {
@@ -214,11 +242,19 @@ fn slashes(path: &Path) -> String {
     parts.join("/")
 }
 
-/// A chapter with each tangled block replaced by its figure.
-fn chapter(book: &Book, links: &Links<'_>, files: &[Vec<&str>], id: SourceId) -> String {
+/// A chapter with each tangled block replaced by its figure, and its terms linked.
+fn chapter(
+    book: &Book,
+    links: &Links<'_>,
+    files: &[Vec<&str>],
+    glossary: Option<&Glossary>,
+    id: SourceId,
+) -> String {
     let text = book.source(id).text.as_str();
     let parts: Vec<(PartId, _)> = book.parts_in(id).collect();
-    let mut out = String::with_capacity(text.len() + parts.len() * 1024);
+    let terms = glossary.map(|glossary| glossary.links(book, links, id)).unwrap_or_default();
+    let mut terms = terms.iter().peekable();
+    let mut out = String::with_capacity(text.len() + (parts.len() + terms.len() / 4) * 1024);
     let mut at = 0;
     for (part_id, part) in parts {
         // The comments before a block are said in its caption.
@@ -226,16 +262,32 @@ fn chapter(book: &Book, links: &Links<'_>, files: &[Vec<&str>], id: SourceId) ->
         let mut notes: Vec<_> = notes.into_iter().flatten().map(|note| note.span.clone()).collect();
         notes.sort_by_key(|span| span.start);
         for span in notes {
-            out.push_str(&text[at..span.start]);
+            copy(text, at..span.start, &mut terms, &mut out);
             at = span.end;
         }
-        out.push_str(&text[at..part.block.span.start]);
+        copy(text, at..part.block.span.start, &mut terms, &mut out);
         at = part.block.span.end;
         // A block of HTML ends at an empty line and holds none.
         out.push('\n');
         figure::figure(book, links, files, part_id, &mut out);
         out.push_str("\n\n");
     }
-    out.push_str(&text[at..]);
+    copy(text, at..text.len(), &mut terms, &mut out);
     out
+}
+
+/// Copies a piece of a text, with what is to be put into it.
+fn copy<'a>(
+    text: &str,
+    piece: Range<usize>,
+    terms: &mut Peekable<impl Iterator<Item = &'a Insertion>>,
+    out: &mut String,
+) {
+    let mut from = piece.start;
+    while let Some((at, link)) = terms.next_if(|(at, _)| *at <= piece.end) {
+        out.push_str(&text[from..*at]);
+        out.push_str(link);
+        from = *at;
+    }
+    out.push_str(&text[from..piece.end]);
 }

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use super::index::STUB;
 use super::links::{CHUNKS_PAGE, FILES_PAGE, Links, NAMES_PAGE};
 use super::shell::Shell;
-use super::{Failure, Pages, code, identifiers, index};
+use super::{Failure, Pages, code, identifiers, index, search};
 use crate::book::OutputId;
 
 /// What mdBook tells a renderer, as far as it is needed.
@@ -41,6 +41,7 @@ pub fn render(mut input: impl Read) -> Result<(), Failure> {
 
 /// Adds the pages of a book to those in the folder `html`.
 fn pages(src: &Path, title: &str, book: &MdBook, html: &Path) -> Result<(), Failure> {
+    slim_search(html)?;
     let (model, pages) = Pages::of(src, book).model()?;
     if model.parts().is_empty() {
         return Ok(());
@@ -72,6 +73,24 @@ fn pages(src: &Path, title: &str, book: &MdBook, html: &Path) -> Result<(), Fail
             fs::create_dir_all(folder).map_err(|error| failed(folder, &error.to_string()))?;
         }
         write(&path, &shell.page(&name, &main, depth))?;
+    }
+    Ok(())
+}
+
+/// Takes out of the search index what it holds twice. Its name is that of the whole, which is as
+/// good: other words make another name.
+fn slim_search(html: &Path) -> Result<(), Failure> {
+    let entries = fs::read_dir(html).map_err(|error| failed(html, &error.to_string()))?;
+    for entry in entries {
+        let path = entry.map_err(|error| failed(html, &error.to_string()))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with("searchindex") && name.ends_with(".js") {
+            let index =
+                fs::read_to_string(&path).map_err(|error| failed(&path, &error.to_string()))?;
+            if let Some(slim) = search::slim(&index) {
+                write(&path, &slim)?;
+            }
+        }
     }
     Ok(())
 }

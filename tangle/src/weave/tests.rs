@@ -7,7 +7,7 @@ use std::path::Path;
 use mdbook_preprocessor::book::{Book, BookItem, Chapter};
 
 use super::links::Links;
-use super::{Failure, Pages, identifiers, index, weave};
+use super::{Failure, Pages, identifiers, index, weave, weave_with};
 
 /// A book with these chapters, `(path, text)`; the title is the path.
 fn book(chapters: &[(&str, &str)]) -> Book {
@@ -400,4 +400,83 @@ fn a_replaced_body_is_shown_beside_what_replaces_it() {
     let lines = "<span> one();</span>&#10;<del>-two();</del>&#10;<ins>+three();</ins>&#10;</code>";
     has(second, lines);
     has(second, "a.rs</a>, lines 1–2<");
+}
+
+/// A chapter beside a glossary, woven.
+fn with_terms(text: &str) -> String {
+    let glossary = "# Glossary\n\n<!-- only in italics: line,\nuser -->\n\ngate\n: Where a \
+                    *vector* leads, | or `x`. ([Gates](a.md#gates))\n\ninterrupt gate, TS\n: \
+                    Another \"one\".\n\nline\n: A number.\n\npage table\n: A table.\n\nentry\n\
+                    : One.\n\nsupervisor, user\n: Two.\n";
+    let chapters = [("p/a.md", text), ("glossary.md", glossary)];
+    let woven = weave_with(Path::new("book"), Some(Path::new("glossary.md")), book(&chapters));
+    let book = woven.expect("the book has no errors");
+    book.chapters().next().expect("a chapter").content.clone()
+}
+
+/// A link to a term of that glossary.
+fn term(anchor: &str, meaning: &str, text: &str) -> String {
+    format!("<a class=\"term\" href=\"../glossary.html#{anchor}\" title=\"{meaning}\">{text}</a>")
+}
+
+#[test]
+fn the_first_use_of_a_term_leads_to_the_glossary() {
+    let gate = |text| term("gate", "Where a vector leads, &#124; or x.", text);
+    let other = |text| term("interrupt-gate-ts", "Another &quot;one&quot;.", text);
+    let table = |text| term("page-table", "A table.", text);
+    for (text, woven) in [
+        ("A gate. A gate.\n", format!("A {}. A gate.\n", gate("gate"))),
+        // Capitals and plurals; and a term may go over the end of a line, in a quote too.
+        ("Gates: TS's\n", format!("{}: {}'s\n", gate("Gates"), other("TS"))),
+        ("> a page\n> table!\n", format!("> a {}!\n", table("page\n> table"))),
+        ("two entries\n", format!("two {}\n", term("entry", "One.", "entries"))),
+        // The longest term that stands there, whether it is linked or not.
+        (
+            "interrupt gate; interrupt gates; a *gate*\n",
+            format!("{}; interrupt gates; a *{}*\n", other("interrupt gate"), gate("gate")),
+        ),
+        // One link for terms that are explained together.
+        (
+            "supervisor, then *user*\n",
+            format!("{}, then *user*\n", term("supervisor-user", "Two.", "supervisor")),
+        ),
+        // Everyday words in italics only, and alone there.
+        (
+            "a line, a *long line*, a *line*\n",
+            format!("a line, a *long line*, a *{}*\n", term("line", "A number.", "line")),
+        ),
+        (
+            "| a | b |\n|---|---|\n| x | gate |\n",
+            format!("| a | b |\n|---|---|\n| x | {} |\n", gate("gate")),
+        ),
+    ] {
+        assert_eq!(with_terms(text), woven);
+    }
+}
+
+#[test]
+fn a_term_is_left_alone_where_it_is_none() {
+    for text in [
+        "# A gate\n",
+        "`gate` and [a gate](b.md) and ![gate](b.svg)\n",
+        "```text\ngate\n```\n\n    gate\n",
+        "<div>\ngate\n</div>\n\n<!-- gate -->\n\na <kbd>gate</kbd>\n",
+        "a/gate gate.rs gate-like agate gate_x ts 2-gate gate\\_x &gate; $gate\n",
+        "{{#include gate}}\n",
+        "<!-- not as in the glossary: gate -->\n\nA gate\n",
+        "| gate |\n|---|\n| x |\n",
+        "page *table*\n",
+    ] {
+        assert_eq!(with_terms(text), text);
+    }
+}
+
+#[test]
+fn the_glossary_must_be_one() {
+    let chapters = [("a.md", "x\n"), ("g.md", "<!-- only in italics: y -->\n\nx\n: X.\n")];
+    for (path, said) in [("b.md", "the glossary b.md is no chapter"), ("g.md", "no term `y`")] {
+        let woven = weave_with(Path::new("book"), Some(Path::new(path)), book(&chapters));
+        let error = woven.expect_err("a mistake").to_string();
+        assert!(error.contains(said), "{error}");
+    }
 }
