@@ -209,7 +209,11 @@ impl Guest {
             return Ok(so_far);
         }
         let errors = self.errors.wait(Duration::ZERO, |_| false).0;
-        bail!("waited in vain; the Guest printed {so_far:?}, its Launcher {errors:?}")
+        let stuck = stuck::programs();
+        bail!(
+            "waited in vain; the Guest printed {so_far:?}, its Launcher {errors:?}\n\
+             all programs then:\n{stuck}"
+        )
     }
 
     /// All it has printed, once `done` says so of it; `None` if that takes longer than this.
@@ -229,7 +233,11 @@ impl Guest {
             return Ok(());
         }
         let errors = self.errors.wait(Duration::ZERO, |_| false).0;
-        bail!("the Guest never printed {text:?}, but {so_far:?}; its Launcher said {errors:?}")
+        let stuck = stuck::programs();
+        bail!(
+            "the Guest never printed {text:?}, but {so_far:?}; its Launcher said {errors:?}\n\
+             all programs then:\n{stuck}"
+        )
     }
 
     /// Waits until the Guest has printed `text` so many times.
