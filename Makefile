@@ -20,7 +20,7 @@ RUN_FLAGS := $(if $(HOST),--host-shell) $(if $(MONITOR),--monitor) $(if $(GUESTS
 NUMBERS := 1 2 3 4
 
 .PHONY: help setup setup-long doctor tangle sync fmt watch check workspace lock module analyzer guest initrd launcher programs \
-	run attach recording trace check-GUESTS check-N test test-long test-list gdb bench book serve release clean distclean
+	run attach recording trace check-GUESTS check-N test test-long test-list gdb bench book pdf serve release clean distclean
 
 help: ## this list
 	@echo 'make run [GUESTS=2] [HOST=1] [MONITOR=1] [KDIR=/a/kernel/tree], make test, and:'
@@ -147,6 +147,9 @@ book: setup tangle ## render the book into book-out/html
 
 serve: setup tangle ## render the book, serve it, and follow changes
 	@$(ENV) $(WEAVE); $(MDBOOK) serve
+
+pdf: book ## print the book into target/lguest-rs.pdf, by the browser that the tests use
+	@setup/browser.sh build; setup/pdf book-out/html target/lguest-rs.pdf
 
 release: book ## pack the book, its code and the map between them, always the same bytes
 	@setup/release book-out/html target/lguest-rs.tar.gz

@@ -34,7 +34,9 @@ driver_ok() {
     [ -s "$entry/.listing" ] &&
         listing "$entry" | cmp -s - "$entry/.listing"
 }
-all_there() { find_browser >/dev/null && find_node && driver_ok; }
+# What reads a PDF. Only the long tests print one.
+find_reader() { [ -z "$long" ] || command -v pdftotext >/dev/null; }
+all_there() { find_browser >/dev/null && find_node && driver_ok && find_reader; }
 
 # Is it there, or a thing for the long tests?
 ok() { all_there || { [ -z "$long" ] && [ -s "$given_up" ]; }; }
@@ -43,6 +45,7 @@ why() {
     if ! find_browser >/dev/null; then echo 'there is no chromium'
     elif ! find_node; then echo "there is no Node.js of version $node_least or newer"
     elif ! driver_ok; then echo 'playwright-core and axe have not been fetched'
+    elif ! find_reader; then echo 'there is no pdftotext'
     fi
 }
 
@@ -52,6 +55,7 @@ packages() {
     find_browser >/dev/null || packages+=(chromium)
     command -v node >/dev/null || packages+=(nodejs)
     command -v npm >/dev/null || packages+=(npm)
+    find_reader || packages+=(poppler-utils)
     [ ${#packages[@]} -gt 0 ] || return 0
     if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
         echo "missing: ${packages[*]}. To have them: $("$LGUEST_ROOT/setup/packages.sh" mend "${packages[@]}")"

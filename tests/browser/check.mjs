@@ -9,14 +9,14 @@
 // tests of the book as a whole. For each one line is printed: `ok NAME`, or
 // `FAIL NAME` and below it lines that begin with a blank.
 
-import { createServer } from 'node:http';
 import { createRequire } from 'node:module';
 import { mkdirSync, readFileSync, statSync } from 'node:fs';
-import { extname, join, normalize } from 'node:path';
+import { join } from 'node:path';
+
+import { launch, serve } from './book.mjs';
 
 const [BOOK, CHROMIUM, MODULES, PICTURES] = process.argv.slice(2);
 const require = createRequire(join(MODULES, 'node_modules', 'x.js'));
-const { chromium } = require('playwright-core');
 const { AxeBuilder } = require('@axe-core/playwright');
 
 const THEMES = { light: 'light', navy: 'dark' };
@@ -26,37 +26,12 @@ const HEIGHT = 900;
 const HANDS = 2;
 /** No answer for so long is none, also on a machine with other work: milliseconds. */
 const PATIENCE = 300_000;
+/** For what is there already and has only to be shown. */
+const SOON = 60_000;
 /** So many references are opened on a page. */
 const REFERENCES = 3;
 /** So often Tab is pressed on a page, where the whole way round would take minutes. */
 const TABS = 500;
-
-const TYPES = {
-    '.html': 'text/html; charset=utf-8',
-    '.css': 'text/css',
-    '.js': 'text/javascript',
-    '.svg': 'image/svg+xml',
-    '.png': 'image/png',
-    '.woff2': 'font/woff2',
-};
-
-/** Serves the book on this machine, to this machine. */
-function serve() {
-    const server = createServer((request, response) => {
-        const path = decodeURIComponent(new URL(request.url, 'http://x').pathname);
-        const file = join(BOOK, normalize(path));
-        try {
-            const body = readFileSync(path.endsWith('/') ? join(file, 'index.html') : file);
-            const type = TYPES[extname(file)] ?? 'application/octet-stream';
-            response.writeHead(200, { 'content-type': type }).end(body);
-        } catch {
-            response.writeHead(404).end();
-        }
-    });
-    return new Promise(resolve => {
-        server.listen(0, '127.0.0.1', () => resolve(server));
-    });
-}
 
 /** The anchors of a page, as it lies on the disk. */
 const anchors = new Map();
@@ -127,11 +102,23 @@ async function overflow(page) {
 
 /** What axe finds. */
 async function axe(page) {
-    const { violations } = await new AxeBuilder({ page }).analyze();
+    // What is in order need not be told, and there are no frames to go into.
+    const { violations } = await new AxeBuilder({ page })
+        .options({ resultTypes: ['violations'] }).setLegacyMode(true).analyze();
     return violations.map(({ id, help, nodes }) => {
         const where = nodes.slice(0, 3).map(node => `${node.target} ${node.html.slice(0, 100)}`);
         return `axe ${id}: ${help} (${nodes.length}): ${where.join(' | ')}`;
     });
+}
+
+/** Clicks in the middle of what an element shows first; waits for no animation to end. */
+async function click(page, locator) {
+    const [x, y] = await locator.evaluate(element => {
+        element.scrollIntoView({ block: 'center', inline: 'nearest', behavior: 'instant' });
+        const [box] = element.getClientRects();
+        return [box.x + Math.min(box.width, innerWidth - box.x) / 2, box.y + box.height / 2];
+    });
+    await page.mouse.click(x, y);
 }
 
 /** Opens references, with the mouse and with the keyboard, and closes them. */
@@ -143,7 +130,7 @@ async function references(page) {
         // What was opened may hold references of its own: the last one first.
         const link = links.nth(count - 1 - index);
         const name = await link.textContent();
-        const press = () => (index % 2 === 0 ? link.click() : link.press('Enter'));
+        const press = () => (index % 2 === 0 ? click(page, link) : link.press('Enter'));
         const opened = link.locator('xpath=following::span[@class="chunk-opened"][1]');
         const before = await page.locator('.chunk-opened').count();
         await press();
@@ -278,6 +265,29 @@ const WHOLE = {
         if (!links.some(link => link.includes('/host/shadow.html'))) {
             bad.push(`the chapter on the shadow is not found: ${links.slice(0, 5).join(' ')}`);
         }
+        // Words from the middle of texts find their sections: a chapter for each part.
+        for (const chapter of ['guest/traps', 'drivers/block', 'launcher/disks', 'host/walking']) {
+            await page.goto(`${base}/${chapter}.html`);
+            const [id, words] = await page.evaluate(() => {
+                const paragraphs = [...document.querySelectorAll('main > h2 ~ p')];
+                const text = paragraphs[Math.floor(paragraphs.length / 2)];
+                let heading = text;
+                while (!/^H[1-3]$/.test(heading.tagName)) {
+                    heading = heading.previousElementSibling;
+                }
+                const words = text.textContent.match(/(?<!\S)[a-z]{5,}(?!\S)/g) ?? [];
+                return [heading.id, words.slice(0, 4).join(' ')];
+            });
+            await page.keyboard.press('/');
+            await page.keyboard.type(words);
+            const there = `[href*="${chapter}.html"][href$="#${id}"]`;
+            const found = page.locator(`#mdbook-searchresults a${there}`);
+            try {
+                await found.first().waitFor({ state: 'attached', timeout: SOON });
+            } catch {
+                bad.push(`"${words}" does not find ${chapter}.html#${id}`);
+            }
+        }
         await page.close();
         return bad;
     },
@@ -285,8 +295,8 @@ const WHOLE = {
     async themes(browser, base) {
         const page = await patient(browser, { colorScheme: 'light' });
         await page.goto(`${base}/host/shadow.html`);
-        await page.click('#mdbook-theme-toggle');
-        await page.click('#mdbook-theme-navy');
+        await click(page, page.locator('#mdbook-theme-toggle'));
+        await click(page, page.locator('#mdbook-theme-navy'));
         await page.goto(`${base}/code/logic/src/shadow.rs.html`);
         const shown = await page.evaluate(() => document.documentElement.className);
         await page.close();
@@ -298,7 +308,8 @@ const WHOLE = {
         await page.goto(`${base}/host/shadow.html`);
         const link = page.locator('main a.chunk-ref').first();
         const wanted = new URL(await link.getAttribute('href'), page.url()).href;
-        await link.click();
+        await click(page, link);
+        await page.waitForURL(url => url.href !== `${base}/host/shadow.html`);
         const bad = page.url() === wanted ? [] : [`a reference leads to ${page.url()}`];
         const there = page.locator(`[id="${new URL(wanted).hash.slice(1)}"]`);
         if (!await there.isVisible()) {
@@ -308,13 +319,197 @@ const WHOLE = {
         return bad;
     },
 
+    /** From a term in a text to what the glossary says. */
+    async glossary(browser, base) {
+        const page = await patient(browser);
+        await page.goto(`${base}/host/shadow.html`);
+        const bad = await page.$$eval('a.term', terms => terms.filter(term => {
+            const colour = element => getComputedStyle(element).color;
+            return !term.title || colour(term) !== colour(term.parentElement) ||
+                term.closest('h1, h2, h3, h4, pre, code, a:not(.term)');
+        }).map(term => `not as a term should be: ${term.outerHTML}`));
+        const term = page.locator('main a.term').first();
+        const [word, title] = [await term.textContent(), await term.getAttribute('title')];
+        await term.press('Enter');
+        await page.waitForURL('**/appendix/glossary.html#*');
+        const entry = page.locator('dt:target');
+        if (!await entry.isVisible()) {
+            bad.push(`nothing is to be seen at ${page.url()}`);
+        } else {
+            const terms = (await entry.textContent()).toLowerCase().split(', ');
+            if (!terms.some(term => word.toLowerCase().startsWith(term))) {
+                bad.push(`${word} leads to ${terms}`);
+            }
+        }
+        const said = await page.locator('dt:target + dd').textContent();
+        if (!said.trim().startsWith(title)) {
+            bad.push(`the title is "${title}", the glossary says "${said}"`);
+        }
+        await page.close();
+        return bad;
+    },
+
+    /** The recorded trip: buttons, keys, the slider, the bars, links, and what is shown. */
+    async trip(browser, base) {
+        const page = await patient(browser, { viewport: { width: 1440, height: HEIGHT } });
+        const bad = [];
+        page.on('pageerror', error => bad.push(`script: ${error.message}`));
+        const address = `${base}/switcher/step-by-step.html`;
+        await page.goto(address);
+        const last = await page.locator('.trip-all .trip-list > li').count();
+        if (last < 100 || await page.locator('.trip-all').getAttribute('open') !== null) {
+            bad.push(`${last} steps, or the list is in the way`);
+        }
+        const stations = await page.$$eval('.trip-station', marks => [...new Set(
+            marks.map(mark => mark.closest('.trip-all li')?.value).filter(Boolean))]);
+        const before = stations.findLast(step => step < last);
+        const at = async (what, step, path = address) => {
+            const found = await page.locator('.trip-stepper .trip-count b').textContent();
+            const wanted = step === 0 ? `Before step 1 of ${last}` : `Step ${step} of ${last}`;
+            const slider = await page.locator('.trip-controls input').inputValue();
+            if (found !== wanted || slider !== `${step}` || page.url() !== path) {
+                bad.push(`${what}: ${found} (${slider}) at ${page.url()}, not ${wanted}`);
+            }
+        };
+        await at('to begin with', 0);
+        const buttons = [
+            ['One step back', 0], ['One step on', 1], ['One step on', 2], ['One step back', 1],
+            ['To the next station', stations[0]], ['To the end', last],
+            ['To the station before', before], ['One step on', before + 1],
+            ['To the end', last], ['One step on', last], ['To the beginning', 0],
+        ];
+        for (const [name, step] of buttons) {
+            await click(page, page.getByRole('button', { name }));
+            await at(name, step);
+        }
+        await page.getByRole('button', { name: 'One step on' }).focus();
+        const keys = [
+            ['ArrowRight', 1], ['ArrowDown', 2], ['ArrowUp', 1], ['ArrowLeft', 0], ['ArrowLeft', 0],
+            ['PageDown', stations[0]], ['PageDown', stations[1]], ['PageUp', stations[0]],
+            ['End', last], ['ArrowRight', last], ['Home', 0], ['Enter', 1], ['Space', 2],
+        ];
+        for (const [key, step] of keys) {
+            await page.keyboard.press(key);
+            await at(key, step);
+        }
+        await page.locator('.trip-controls input').focus();
+        await page.keyboard.press('ArrowRight');
+        await at('the slider by key', 3);
+        await page.locator('.trip-controls input').fill('57');
+        await at('the slider', 57);
+        const bar = await page.locator('.trip-stepper .trip-bar').first().boundingBox();
+        await page.mouse.click(bar.x + bar.width * 0.999, bar.y + bar.height / 2);
+        await at('the right end of a bar', last);
+        await page.mouse.click(bar.x + 1, bar.y + bar.height / 2);
+        await at('the left end of a bar', 0);
+        // Links in the text mean a step, and so does an address.
+        const links = await page.$$eval('main p a[href^="#trip-"]', all => all.map(a => a.hash));
+        for (const hash of links) {
+            const step = await page.$eval(hash, mark => Number(mark.closest('li').value));
+            await click(page, page.locator(`main p a[href="${hash}"]`).first());
+            await at(hash, step, address + hash);
+            if (!await page.locator('.trip-stepper').isVisible()) {
+                bad.push(`${hash}: the stepper is not to be seen`);
+            }
+        }
+        if (links.length < 5) {
+            bad.push(`only ${links.length} links to steps`);
+        }
+        await page.goto('about:blank');
+        await page.goto(`${address}#trip-guest`);
+        const guest = await page.$eval('#trip-guest', mark => Number(mark.closest('li').value));
+        await at('opened at a step', guest, `${address}#trip-guest`);
+        // Step by step: what the list says has changed is what is marked, and after each stretch
+        // all is as the state that was recorded there.
+        bad.push(...await page.evaluate(() => {
+            const bad = [];
+            const plain = element => element.textContent.replace(/\s+/g, ' ').trim();
+            const stepper = document.querySelector('.trip-stepper');
+            const press = name => stepper.querySelector(`button[aria-label^="${name}"]`).click();
+            const parts = (element, inner) => new Map([...element.querySelectorAll('[data-part]')]
+                .map(row => [row.dataset.part, plain(inner ? row.querySelector(inner) : row)]));
+            // What an instruction has read or written is no part of the state after it.
+            const drawn = element => [...element.querySelectorAll('[data-box]')].map(box => {
+                const lit = box.closest('[data-side]').classList.contains('trip-lit');
+                const names = [...box.querySelectorAll('i')].map(plain)
+                    .filter(name => name !== 'reads' && name !== 'writes');
+                return `${lit ? '' : 'not '}${box.dataset.box} ${names.sort()}`;
+            }).join('; ');
+            const same = (n, whole) => {
+                const shown = parts(stepper.querySelector('.trip-registers'), 'dd');
+                for (const [part, value] of parts(whole.querySelector('.trip-registers'), 'dd')) {
+                    if (shown.get(part) !== value) {
+                        bad.push(`step ${n}: ${part} is ${shown.get(part)}, was ${value}`);
+                    }
+                }
+                const [drawing, wanted] = [drawn(stepper), drawn(whole)];
+                if (drawing !== wanted) {
+                    bad.push(`step ${n}: the drawing has ${drawing}, not ${wanted}`);
+                }
+            };
+            press('To the beginning');
+            const steps = [...document.querySelectorAll('.trip-all .trip-list > li')];
+            same(0, document.querySelector('.trip-all .trip-state'));
+            let compared = 0;
+            steps.forEach((step, index) => {
+                press('One step on');
+                const told = parts(step);
+                const marked = [...stepper.querySelectorAll('.trip-changed')]
+                    .map(row => row.dataset.part);
+                // That RIP goes on is not told; and a register may get the value that it had.
+                const extra = marked.filter(part => part !== 'rip' && !told.has(part));
+                if (extra.length || !marked.includes('rip')) {
+                    bad.push(`step ${index + 1}: marked ${marked}, told ${[...told.keys()]}`);
+                }
+                const part = step.closest('.trip-part');
+                if (part.querySelector('.trip-list > li:last-child') === step) {
+                    same(index + 1, part.querySelector('.trip-state'));
+                    compared += 1;
+                }
+            });
+            return compared < 5 ? [...bad, `${compared} states compared`] : bad;
+        }));
+        await page.close();
+        return bad;
+    },
+
+    /** The recorded trip where there are no scripts. */
+    async 'trip-plain'(browser, base) {
+        const bad = [];
+        for (const width of WIDTHS) {
+            const page = await patient(browser, {
+                javaScriptEnabled: false, viewport: { width, height: HEIGHT },
+            });
+            await page.goto(`${base}/switcher/step-by-step.html`);
+            const steps = page.locator('.trip-all .trip-list > li');
+            const number = await steps.count();
+            const seen = await page.locator('.trip-all .trip-list > li:visible').count();
+            if (number < 100 || seen !== number || await page.locator('.trip-stepper').count()) {
+                bad.push(`${width}: ${seen} of ${number} steps are to be seen`);
+            }
+            bad.push(...(await overflow(page)).map(text => `${width}: ${text}`));
+            await page.locator('main p a[href="#trip-cr3"]').first().press('Enter');
+            const box = await page.locator('#trip-cr3').boundingBox();
+            if (!page.url().endsWith('#trip-cr3') || box.y < 0 || box.y > HEIGHT) {
+                bad.push(`${width}: the link to CR3 ends at ${page.url()}, ${box.y}`);
+            }
+            const state = page.locator('.trip-all .trip-state').last();
+            await state.locator('summary').press('Enter');
+            if (!await state.locator('[data-part="cr3"]').isVisible()) {
+                bad.push(`${width}: the last state does not open`);
+            }
+            await page.close();
+        }
+        return bad;
+    },
+
     /** The way from a line of a file to its chunk and back. */
     async 'to-and-fro'(browser, base) {
         const page = await patient(browser);
         await page.goto(`${base}/host/shadow.html`);
         const place = page.locator('.chunk-place a').first();
         const [file, line] = new URL(await place.getAttribute('href'), page.url()).href.split('#');
-        await place.click();
+        await click(page, place);
         await page.waitForURL(`${file}#${line}`);
         const bad = [];
         if (!await page.locator(`#${line}`).isVisible()) {
@@ -337,18 +532,8 @@ async function main() {
     if (PICTURES) {
         mkdirSync(PICTURES, { recursive: true });
     }
-    const server = await serve();
-    const base = `http://127.0.0.1:${server.address().port}`;
-    const browser = await chromium.launch({
-        executablePath: CHROMIUM,
-        // It is told to leave the network alone; and root has no sandbox.
-        timeout: PATIENCE,
-        args: [
-            ...(process.getuid() === 0 ? ['--no-sandbox'] : []),
-            '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-sync',
-            '--disable-background-networking', '--disable-component-update',
-        ],
-    });
+    const { server, base } = await serve(BOOK);
+    const browser = await launch(MODULES, CHROMIUM, PATIENCE);
     let failed = 0;
     const work = async () => {
         let name;

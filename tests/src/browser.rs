@@ -20,10 +20,19 @@ use crate::sample;
 pub const SECTION: &str = "browser";
 
 /// Tests of the book as a whole.
-const WHOLE: [&str; 4] = ["@search", "@themes", "@no-script", "@to-and-fro"];
+const WHOLE: [&str; 7] = [
+    "@search",
+    "@themes",
+    "@no-script",
+    "@to-and-fro",
+    "@glossary",
+    "@trip",
+    "@trip-plain",
+];
 
-/// An ordinary run looks at so many pages: it has half a minute for them.
+/// An ordinary run looks at so many pages, and makes so many of those tests: it has half a minute.
 const SAMPLE: usize = 2;
+const TESTS: usize = 3;
 
 /// Runs the section.
 ///
@@ -53,17 +62,22 @@ pub fn test(report: &mut Report, commit: &str, long: bool) -> Result<()> {
     let html = book.join("html");
     let all = pages(&html)?;
     let whole = long || report.is_filtered();
-    let chosen = if whole {
-        all.clone()
+    let tests: Vec<String> = WHOLE.iter().map(|name| (*name).to_owned()).collect();
+    let names = if whole {
+        tests.into_iter().chain(all).collect()
     } else {
-        chosen(&all, commit)
+        let (of_tests, of_pages) = (tests.len(), all.len());
+        let tests = take(&tests.iter().collect::<Vec<_>>(), TESTS, commit);
+        let pages = chosen(&all, commit);
+        report.remark(&format!(
+            "{} of {of_pages} pages, {} of {of_tests} tests of the whole; all with --long",
+            pages.len(),
+            tests.len()
+        ));
+        [tests, pages].concat()
     };
-    if !whole {
-        let (some, all) = (chosen.len(), all.len());
-        report.remark(&format!("{some} of {all} pages; all with --long"));
-    }
-    let names = WHOLE.iter().map(|name| (*name).to_owned()).chain(chosen);
     let names: Vec<String> = names
+        .into_iter()
         .filter(|name| report.wants(SECTION, name.trim_start_matches('@')))
         .collect();
     let mut check = Command::new("node");
@@ -71,7 +85,91 @@ pub fn test(report: &mut Report, commit: &str, long: bool) -> Result<()> {
         .arg(root().join("tests/browser/check.mjs"))
         .args([&html, &browser, &driver]);
     check.arg(target_directory().join("pictures"));
-    look(report, &mut check, &names)
+    look(report, &mut check, &names)?;
+    if whole && report.wants(SECTION, "pdf") {
+        match pdf(&html) {
+            Ok(remark) => {
+                report.remark(&remark);
+                report.pass("browser/pdf");
+            }
+            Err(error) => {
+                let why = format!("{error:#}");
+                let log = report.keep(SECTION, "pdf", why.as_bytes())?;
+                report.fail("browser/pdf", &why, &log);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Prints the book into a PDF, twice, and reads it: each chapter is in it with its last section.
+fn pdf(html: &Path) -> Result<String> {
+    let folder = tempfile::tempdir()?;
+    let print = |name: &str| -> Result<PathBuf> {
+        let file = folder.path().join(name);
+        let output = Command::new(root().join("setup/pdf"))
+            .args([html, &file])
+            .output()
+            .context("setup/pdf")?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{said}");
+        Ok(file)
+    };
+    let file = print("book.pdf")?;
+    let bytes = fs::read(&file)?;
+    ensure!(
+        bytes == fs::read(print("again.pdf")?)?,
+        "the PDF has other bytes the second time"
+    );
+    let has = |text: &str| {
+        bytes
+            .windows(text.len())
+            .any(|part| part == text.as_bytes())
+    };
+    ensure!(has("/Outlines"), "the PDF has no outline");
+    for address in ["http://127.0.0.1", "file:///"] {
+        ensure!(!has(address), "the PDF has links to {address}");
+    }
+    let output = Command::new("pdftotext")
+        .arg(&file)
+        .arg("-")
+        .output()
+        .context("pdftotext, of poppler-utils")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.success() && said.is_empty(),
+        "pdftotext: {said}"
+    );
+    let text = String::from_utf8_lossy(&output.stdout);
+    let pages = text.matches('\u{c}').count();
+    let text = words(&text);
+    let book = tangle::Book::load(&root());
+    for (_, chapter) in book.chapters() {
+        let headings = chapter.body().lines().filter(|line| line.starts_with('#'));
+        let headings: Vec<&str> = headings.filter(|line| !line.starts_with("#[")).collect();
+        let plain = |line: &&str| words(&line.trim_matches(['#', ' ']).replace('`', ""));
+        // In code such a line is something else; the first one never is.
+        let first = headings.first().map(plain).unwrap_or_default();
+        ensure!(
+            !first.is_empty() && text.contains(&first),
+            "{}: {first} is not in the PDF",
+            chapter.path
+        );
+        let last = headings.iter().rfind(|line| line.starts_with("## "));
+        if let Some(last) = last.map(plain) {
+            ensure!(
+                text.contains(&last),
+                "{}: {last} is not in the PDF",
+                chapter.path
+            );
+        }
+    }
+    Ok(format!("{pages} pages in {} KiB", bytes.len() >> 10))
+}
+
+/// A text in which all blanks are alike.
+fn words(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// The browser, and the folder of what drives it.
@@ -147,20 +245,22 @@ fn chosen(all: &[String], commit: &str) -> Vec<String> {
         .iter()
         .filter(|page| !long.contains(&page.as_str()))
         .partition(|page| page.starts_with("code/"));
-    let take = |pages: Vec<&String>, count: usize| {
-        let every = (pages.len() / count.max(1)) as u64;
-        let taken = pages
-            .iter()
-            .filter(|page| sample::chosen(commit, page, every));
-        let mut taken: Vec<String> = taken.take(count).map(|page| (*page).clone()).collect();
-        if taken.is_empty() {
-            taken.extend(pages.first().map(|page| (*page).clone()));
-        }
-        taken
-    };
-    let mut chosen = take(chapters, SAMPLE / 2);
-    chosen.extend(take(files, SAMPLE / 2));
+    let mut chosen = take(&chapters, SAMPLE / 2, commit);
+    chosen.extend(take(&files, SAMPLE / 2, commit));
     chosen
+}
+
+/// At most so many of some names, and at least one; which of them, the commit says.
+fn take(names: &[&String], count: usize, commit: &str) -> Vec<String> {
+    let every = (names.len() / count.max(1)) as u64;
+    let taken = names
+        .iter()
+        .filter(|name| sample::chosen(commit, name, every));
+    let mut taken: Vec<String> = taken.take(count).map(|name| (*name).clone()).collect();
+    if taken.is_empty() {
+        taken.extend(names.first().map(|name| (*name).clone()));
+    }
+    taken
 }
 
 /// Has the pages looked at, and reports what is found.
