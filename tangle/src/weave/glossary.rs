@@ -294,9 +294,12 @@ impl Scan<'_> {
                 continue;
             }
             let glossary = self.glossary;
-            // A term may begin with a word that has a hyphen in it, or with its first part.
-            let word = run[start..at].to_lowercase();
-            let Some(forms) = glossary.forms.get(&word) else { continue };
+            let word = &run[start..at];
+            let forms = match word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-') {
+                true => glossary.forms.get(word),
+                false => glossary.forms.get(&word.to_lowercase()),
+            };
+            let Some(forms) = forms else { continue };
             let Some(form) = forms.iter().find(|form| stands(&form.text, &run[start..])) else {
                 continue;
             };

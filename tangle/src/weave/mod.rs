@@ -47,6 +47,7 @@ use std::io::{self, Read, Write};
 use std::iter::Peekable;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use mdbook_preprocessor::PreprocessorContext;
@@ -169,11 +170,11 @@ pub fn weave_with(
     let links = Links::new(&model, &pages);
     let files = context::lines(&model);
     let glossary = glossary.map(|path| Glossary::of(&model, &pages, path)).transpose()?;
-    let mut texts: HashMap<&Path, String> = HashMap::new();
-    for (id, _) in model.chapters() {
-        let page = &pages[id.0 as usize];
-        texts.insert(&page.path, chapter(&model, &links, &files, glossary.as_ref(), id));
-    }
+    let ids: Vec<SourceId> = model.chapters().map(|(id, _)| id).collect();
+    let text = |id: &SourceId| chapter(&model, &links, &files, glossary.as_ref(), *id);
+    let woven = side_by_side(&ids, &text);
+    let pages_of = ids.iter().map(|id| pages[id.0 as usize].path.as_path());
+    let mut texts: HashMap<&Path, String> = pages_of.zip(woven).collect();
     book.for_each_chapter_mut(|chapter| {
         if let Some(text) = chapter.path.as_deref().and_then(|path| texts.remove(path)) {
             chapter.content = text;
@@ -194,6 +195,33 @@ pub fn weave_with(
         }
     }
     Ok(book)
+}
+
+/// What becomes of each of some things, on all processors: mdBook waits meanwhile.
+fn side_by_side<T: Sync, R: Send>(things: &[T], make: &(impl Fn(&T) -> R + Sync)) -> Vec<R> {
+    let hands = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut made = Vec::new();
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(thing) = things.get(at) else { return made };
+            made.push((at, make(thing)));
+        }
+    };
+    let mut all = std::thread::scope(|scope| {
+        let others: Vec<_> = (1..hands.min(8)).map(|_| scope.spawn(work)).collect();
+        let mut all = work();
+        for other in others {
+            match other.join() {
+                Ok(made) => all.extend(made),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        all
+    });
+    all.sort_unstable_by_key(|&(at, _)| at);
+    all.into_iter().map(|(_, made)| made).collect()
 }
 
 /// The chapters as mdBook knows them.
