@@ -488,6 +488,11 @@ const WHOLE = {
                 bad.push(`${width}: ${seen} of ${number} steps are to be seen`);
             }
             bad.push(...(await overflow(page)).map(text => `${width}: ${text}`));
+            const cover = await page.evaluate(
+                () => document.elementFromPoint(18, 400).closest('.sidebar')?.outerHTML);
+            if (cover) {
+                bad.push(`${width}: the text is covered by ${cover.slice(0, 100)}`);
+            }
             await page.locator('main p a[href="#trip-cr3"]').first().press('Enter');
             const box = await page.locator('#trip-cr3').boundingBox();
             if (!page.url().endsWith('#trip-cr3') || box.y < 0 || box.y > HEIGHT) {
