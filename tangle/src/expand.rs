@@ -3,7 +3,7 @@
 //! From chunks to files, with the origin of each line.
 
 use crate::book::{Book, ChunkId, Output, OutputId, Part, PartId, Piece, Placement};
-use crate::parse::{LineKind, Target};
+use crate::parse::{Line, LineKind, Target};
 use crate::problem::{Finding, Problem};
 
 /// More lines than any file of a book has.
@@ -25,12 +25,14 @@ pub(crate) fn expand(book: &Book) -> Expanded {
         })
         .collect();
     roots.sort_unstable();
-    let findings = too_large(book, &roots);
+    let (sizes, findings) = sizes(book, &roots);
     let mut placements = vec![Vec::new(); book.parts().len()];
     let mut outputs = Vec::with_capacity(roots.len());
     if findings.is_empty() {
         for (id, (path, chunk)) in (0..).map(OutputId).zip(roots) {
-            outputs.push(expand_one(book, id, path, chunk, &mut placements));
+            let size = sizes[chunk.0 as usize].unwrap_or_default().bytes;
+            let size = usize::try_from(size).unwrap_or(0);
+            outputs.push(expand_one(book, id, path, chunk, size, &mut placements));
         }
     }
     (outputs, placements, findings)
@@ -39,7 +41,7 @@ pub(crate) fn expand(book: &Book) -> Expanded {
 /// Counts what each chunk expands to before anything is expanded: a chunk that uses another twice,
 /// which uses a third twice, and so on, would fill the memory with a few lines of book; and so would
 /// indentation that grows from reference to reference.
-fn too_large(book: &Book, roots: &[(&str, ChunkId)]) -> Vec<Finding> {
+fn sizes(book: &Book, roots: &[(&str, ChunkId)]) -> (Vec<Option<Size>>, Vec<Finding>) {
     let mut sizes: Vec<Option<Size>> = vec![None; book.chunks().len()];
     let mut findings = Vec::new();
     for &(path, root) in roots {
@@ -79,7 +81,7 @@ fn too_large(book: &Book, roots: &[(&str, ChunkId)]) -> Vec<Finding> {
             findings.push(Finding::error(problem, book.first_place(root)));
         }
     }
-    findings
+    (sizes, findings)
 }
 
 /// What something expands to, at most.
@@ -130,9 +132,10 @@ fn expand_one(
     id: OutputId,
     path: &str,
     chunk: ChunkId,
+    size: usize,
     placements: &mut [Vec<Placement>],
 ) -> Output {
-    let mut text = String::new();
+    let mut text = String::with_capacity(size);
     let mut pieces: Vec<Piece> = Vec::new();
     let mut placed: Vec<(PartId, u32, u32)> = Vec::new();
     let mut indent = String::new();
@@ -168,7 +171,21 @@ fn expand_one(
                     break;
                 }
             };
-            if !body.is_empty() || line.pad > 0 {
+            // Lines that follow one another in the chapter and get nothing before them go together.
+            let mut count = 1;
+            if indent.is_empty() && as_it_is(line) {
+                let rest = &part.block.lines[top.line..];
+                let mut end = line.span.end;
+                while let Some(next) = rest.get(count as usize - 1)
+                    && as_it_is(next)
+                    && next.span.start == end + 1
+                {
+                    end = next.span.end;
+                    count += 1;
+                }
+                text.push_str(&source[line.span.start..end]);
+                top.line += count as usize - 1;
+            } else if !body.is_empty() || line.pad > 0 {
                 text.push_str(&indent);
                 for _ in 0..line.pad {
                     text.push(' ');
@@ -189,11 +206,11 @@ fn expand_one(
                         && piece.indent as usize == indent.len()
                         && piece.chapter_line + piece.count == chapter_line =>
                 {
-                    piece.count += 1;
+                    piece.count += count;
                 }
                 _ => pieces.push(Piece {
                     first: line_number,
-                    count: 1,
+                    count,
                     part: part_id,
                     chapter_line,
                     indent: u32::try_from(indent.len()).unwrap_or(u32::MAX),
@@ -201,7 +218,7 @@ fn expand_one(
                         .unwrap_or(0),
                 }),
             }
-            line_number += 1;
+            line_number += count;
         }
         if let Some(target) = inner {
             let indent = indent.len();
@@ -224,6 +241,11 @@ fn expand_one(
         placements[part.0 as usize].push(Placement { output: id, first, last: last.min(lines) });
     }
     Output { path: path.to_owned(), chunk, text, lines, pieces }
+}
+
+/// Whether a line goes into the file as it stands in the chapter.
+fn as_it_is(line: &Line) -> bool {
+    line.pad == 0 && line.kind == LineKind::Text
 }
 
 /// Takes empty lines off the end and says how many lines are left.

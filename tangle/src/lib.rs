@@ -18,6 +18,7 @@ pub mod locate;
 pub mod map;
 pub mod parse;
 pub mod problem;
+mod scan;
 pub mod select;
 pub mod settings;
 pub mod source;

@@ -243,19 +243,14 @@ fn root(given: Option<PathBuf>) -> Option<PathBuf> {
 fn tangle(root: &Path, args: &TangleArgs, form: Form) -> ExitCode {
     let run = write::run(root, &args.options());
     print_findings(form, &run.findings, &run.sources, "; nothing was written");
-    let Some(report) = run.report else { return ExitCode::FAILURE };
+    let Some(report) = &run.report else { return ExitCode::FAILURE };
     for (path, copy) in &report.kept {
         eprintln!("tangle: {path} was not tangle's; a copy is {copy}");
     }
     if !args.quiet {
-        let files = count(report.files, "file");
-        let line = match (report.written.len(), report.removed.len()) {
-            (0, 0) => format!("tangle: {files}, nothing changed"),
-            (written, 0) => format!("tangle: {files}, {written} written"),
-            (written, removed) => format!("tangle: {files}, {written} written, {removed} removed"),
-        };
-        say(&line);
+        say(&report.to_string());
     }
+    std::mem::forget(run);
     ExitCode::SUCCESS
 }
 

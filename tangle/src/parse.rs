@@ -2,17 +2,14 @@
 
 //! From the text of a chapter to its tangled blocks.
 //!
-//! Where a code block starts and whether it lies at the top level is decided by `pulldown-cmark`,
-//! with the options mdBook uses, so that tangle and the page agree about lists, quotes, HTML
-//! comments and footnotes. The lines inside a block are then cut here, because an event of the
-//! parser has no position for each line.
+//! Where the code blocks are, and which of them lie at the top level, says [`crate::scan`]. Here
+//! their info strings are read, the comments before them, and their lines.
 
 use std::collections::HashMap;
 use std::ops::Range;
 
-use pulldown_cmark::{CodeBlockKind, Event, Options, Parser, Tag};
-
 use crate::problem::{Finding, Problem};
+use crate::scan::{self, Seen};
 use crate::source::{Place, Source, SourceId};
 
 /// What a block is a part of.
@@ -135,17 +132,6 @@ pub struct Parsed {
     pub findings: Vec<Finding>,
 }
 
-/// The Markdown that mdBook reads.
-pub(crate) fn options() -> Options {
-    Options::ENABLE_TABLES
-        | Options::ENABLE_FOOTNOTES
-        | Options::ENABLE_STRIKETHROUGH
-        | Options::ENABLE_TASKLISTS
-        | Options::ENABLE_HEADING_ATTRIBUTES
-        | Options::ENABLE_DEFINITION_LIST
-        | Options::ENABLE_GFM
-}
-
 /// Words of rustdoc and mdBook, which say nothing to tangle.
 const PASSING: &[&str] = &[
     "allow_fail",
@@ -226,38 +212,23 @@ impl Chapter<'_> {
     }
 
     fn blocks(&mut self) {
-        let source = self.source;
-        let bom = source.bom();
-        let mut depth = 0_usize;
         let mut waiting: Vec<Waiting> = Vec::new();
-        for (event, range) in Parser::new_ext(source.body(), options()).into_offset_iter() {
-            let range = range.start + bom..range.end + bom;
-            match event {
-                Event::Start(tag) => {
-                    depth += 1;
-                    match tag {
-                        Tag::CodeBlock(CodeBlockKind::Fenced(info)) if depth > 1 => {
-                            self.nested(&info, range);
-                        }
-                        Tag::CodeBlock(CodeBlockKind::Fenced(_)) => {
-                            self.fence(range.start, std::mem::take(&mut waiting));
-                        }
-                        Tag::HtmlBlock if depth == 1 => match self.comments(range) {
-                            Some(more) => {
-                                let (needs, more): (Vec<_>, Vec<_>) =
-                                    more.into_iter().partition(|found| found.word == "needs");
-                                self.out.needs.extend(needs.into_iter().map(|found| found.note));
-                                waiting.extend(more);
-                            }
-                            None => self.dangling(&mut waiting),
-                        },
-                        _ if depth == 1 => self.dangling(&mut waiting),
-                        _ => {}
-                    }
+        for seen in scan::blocks(self.source) {
+            match seen {
+                Seen::Fence { open, close } => {
+                    self.fence(open, close, std::mem::take(&mut waiting));
                 }
-                Event::End(_) => depth -= 1,
-                Event::Rule if depth == 0 => self.dangling(&mut waiting),
-                _ => {}
+                Seen::Nested { info, span } => self.nested(&info, span),
+                Seen::Html(range) => match self.comments(range) {
+                    Some(more) => {
+                        let (needs, more): (Vec<_>, Vec<_>) =
+                            more.into_iter().partition(|found| found.word == "needs");
+                        self.out.needs.extend(needs.into_iter().map(|found| found.note));
+                        waiting.extend(more);
+                    }
+                    None => self.dangling(&mut waiting),
+                },
+                Seen::Other => self.dangling(&mut waiting),
             }
         }
         self.dangling(&mut waiting);
@@ -311,10 +282,9 @@ impl Chapter<'_> {
         }
     }
 
-    /// Reads the fence that starts at `start`, with the comments before it.
-    fn fence(&mut self, start: usize, waiting: Vec<Waiting>) {
+    /// Reads the block between two lines of fences, with the comments before it.
+    fn fence(&mut self, fence_line: u32, close_line: u32, waiting: Vec<Waiting>) {
         let source = self.source;
-        let fence_line = source.line_of(start);
         // The line may begin with a byte order mark and up to three blanks.
         let open = source.line_span(fence_line);
         let open = if fence_line == 1 { source.bom()..open.end } else { open };
@@ -326,13 +296,8 @@ impl Chapter<'_> {
         let indent = source.text[open.start..first].bytes().filter(|&b| b == b' ').count();
         let fence = first..first + line.trim_end().len();
 
-        let last = source.line_count();
-        let mut close_line = fence_line + 1;
-        while close_line <= last && !closes(source.line(close_line), mark, ticks) {
-            close_line += 1;
-        }
         let info = self.info(first + ticks..open.end);
-        if close_line > last {
+        if close_line > source.line_count() {
             // Its lines count all the same, or they would be reported as missing elsewhere.
             self.error(Problem::Unclosed { fence: line[..ticks].to_owned() }, fence.clone());
         }
@@ -694,11 +659,14 @@ pub(crate) fn written(line: &str, language: &str) -> String {
 }
 
 /// Whether a line closes a fence of `ticks` times `mark`.
-pub(crate) fn closes(line: &str, mark: u8, ticks: usize) -> bool {
-    let blanks = line.bytes().take_while(|&b| b == b' ').count();
-    let rest = &line.as_bytes()[blanks..];
+pub(crate) fn closes(line: &[u8], mark: u8, ticks: usize) -> bool {
+    let blanks = line.iter().take(4).take_while(|&&b| b == b' ').count();
+    let rest = &line[blanks..];
+    if blanks > 3 || rest.first() != Some(&mark) {
+        return false;
+    }
     let run = rest.iter().take_while(|&&b| b == mark).count();
-    blanks <= 3 && run >= ticks && rest[run..].iter().all(|&b| b == b' ' || b == b'\t')
+    run >= ticks && rest[run..].iter().all(|&b| b == b' ' || b == b'\t')
 }
 
 /// Takes up to `indent` columns of blanks off a line, as CommonMark does for an indented fence.
@@ -767,8 +735,12 @@ fn blank(c: char) -> bool {
 
 /// Decides whether a line is only a comment that holds `<<name>>`.
 fn classify(line: &str, forms: Forms) -> Class {
-    let whole = line.trim_start_matches(blank);
-    let text = whole.trim_end_matches(blank);
+    // Nearly every line is told by its first character.
+    let blanks = line.bytes().take_while(|&b| b == b' ' || b == b'\t').count();
+    if !matches!(line.as_bytes().get(blanks), Some(b'/' | b'#' | b'<')) {
+        return Class::Text;
+    }
+    let text = line[blanks..].trim_end_matches(blank);
     let inner = match text.as_bytes() {
         [b'/', b'/', ..] if forms.slashes => &text[2..],
         [b'/', b'*', .., b'*', b'/'] if forms.stars && text.len() >= 4 => &text[2..text.len() - 2],
@@ -885,12 +857,12 @@ mod tests {
 
     #[test]
     fn closing_fences() {
-        assert!(closes("```", b'`', 3));
-        assert!(closes("   ````  \t", b'`', 3));
-        assert!(!closes("    ```", b'`', 3));
-        assert!(!closes("``", b'`', 3));
-        assert!(!closes("~~~", b'`', 3));
-        assert!(!closes("``` rust", b'`', 3));
+        assert!(closes(b"```", b'`', 3));
+        assert!(closes(b"   ````  \t", b'`', 3));
+        assert!(!closes(b"    ```", b'`', 3));
+        assert!(!closes(b"``", b'`', 3));
+        assert!(!closes(b"~~~", b'`', 3));
+        assert!(!closes(b"``` rust", b'`', 3));
     }
 
     #[test]

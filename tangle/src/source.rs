@@ -3,6 +3,7 @@
 //! Text files as they were read, and places in them.
 
 use std::ops::Range;
+use std::sync::OnceLock;
 
 /// Which source a [`Place`] is in: an index into [`crate::Book::sources`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -44,7 +45,8 @@ pub struct Source {
     pub invalid_utf8: Option<usize>,
     /// Hash of the bytes of the file.
     pub hash: u128,
-    line_starts: Vec<u32>,
+    /// Looked for when the first line is asked for: a run with no change asks for none.
+    line_starts: OnceLock<Vec<u32>>,
 }
 
 impl Source {
@@ -59,12 +61,16 @@ impl Source {
                 (String::from_utf8_lossy(error.as_bytes()).into_owned(), Some(at))
             }
         };
-        let mut line_starts = vec![0];
-        line_starts.extend(
-            memchr::memchr_iter(b'\n', text.as_bytes())
-                .map(|at| u32::try_from(at + 1).unwrap_or(u32::MAX)),
-        );
-        Self { path: path.into(), role, text, invalid_utf8, hash, line_starts }
+        Self { path: path.into(), role, text, invalid_utf8, hash, line_starts: OnceLock::new() }
+    }
+
+    /// The bytes where lines start, in order; one more if the text ends with a line's end.
+    pub(crate) fn line_starts(&self) -> &[u32] {
+        self.line_starts.get_or_init(|| {
+            let ends = memchr::memchr_iter(b'\n', self.text.as_bytes());
+            let starts = ends.map(|at| u32::try_from(at + 1).unwrap_or(u32::MAX));
+            std::iter::once(0).chain(starts).collect()
+        })
     }
 
     /// Length in bytes of the byte order mark at the start of the text: 3 or 0.
@@ -82,14 +88,14 @@ impl Source {
     /// Number of lines, counting a last one without a line end.
     #[must_use]
     pub fn line_count(&self) -> u32 {
-        let starts = u32::try_from(self.line_starts.len()).unwrap_or(u32::MAX);
+        let starts = u32::try_from(self.line_starts().len()).unwrap_or(u32::MAX);
         if self.text.ends_with('\n') { starts - 1 } else { starts }
     }
 
     /// The line, counted from 1, that holds the byte at `offset`.
     #[must_use]
     pub fn line_of(&self, offset: usize) -> u32 {
-        let line = self.line_starts.partition_point(|&start| start as usize <= offset);
+        let line = self.line_starts().partition_point(|&start| start as usize <= offset);
         u32::try_from(line).unwrap_or(u32::MAX)
     }
 
@@ -97,7 +103,7 @@ impl Source {
     #[must_use]
     pub fn line_col(&self, offset: usize) -> (u32, u32) {
         let line = self.line_of(offset);
-        let start = self.line_starts[line as usize - 1] as usize;
+        let start = self.line_starts()[line as usize - 1] as usize;
         let start = if line == 1 { start + self.bom() } else { start };
         let before = self.text.get(start..offset).unwrap_or_default();
         (line, u32::try_from(before.chars().count() + 1).unwrap_or(u32::MAX))
@@ -107,11 +113,12 @@ impl Source {
     #[must_use]
     pub fn line_span(&self, line: u32) -> Range<usize> {
         let index = line as usize - 1;
-        let Some(&start) = self.line_starts.get(index) else {
+        let starts = self.line_starts();
+        let Some(&start) = starts.get(index) else {
             return self.text.len()..self.text.len();
         };
         let start = start as usize;
-        let mut end = self.line_starts.get(index + 1).map_or(self.text.len(), |&n| n as usize - 1);
+        let mut end = starts.get(index + 1).map_or(self.text.len(), |&n| n as usize - 1);
         if end > start && self.text.as_bytes()[end - 1] == b'\r' {
             end -= 1;
         }

@@ -9,6 +9,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -119,6 +120,19 @@ pub struct Report {
     pub kept: Vec<(String, String)>,
 }
 
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let files = self.files;
+        let plural = if files == 1 { "" } else { "s" };
+        write!(f, "tangle: {files} file{plural}, ")?;
+        match (self.written.len(), self.removed.len()) {
+            (0, 0) => f.write_str("nothing changed"),
+            (written, 0) => write!(f, "{written} written"),
+            (written, removed) => write!(f, "{written} written, {removed} removed"),
+        }
+    }
+}
+
 /// A run: the book where it had to be built, what it found, what it did.
 #[derive(Debug)]
 pub struct Run {
@@ -128,6 +142,9 @@ pub struct Run {
     pub sources: Vec<crate::source::Source>,
     /// What was done, if nothing was wrong.
     pub report: Option<Report>,
+    /// The rest of the book. To give it back piece by piece takes as long as to build it, and
+    /// whoever ends after a run can leave that to the system.
+    _book: Option<Box<Book>>,
 }
 
 /// How to run.
@@ -153,7 +170,7 @@ pub fn run(root: &Path, options: &Options) -> Run {
         Ok(out) => out,
         Err(problem) => {
             let findings = vec![Finding::nowhere(problem)];
-            return Run { findings, sources: Vec::new(), report: None };
+            return Run { findings, sources: Vec::new(), report: None, _book: None };
         }
     };
     let folder = out.as_deref().unwrap_or(&root);
@@ -164,7 +181,8 @@ pub fn run(root: &Path, options: &Options) -> Run {
     let state = State::read(folder);
     let key = options.selection.key(input.key());
     if let Some(report) = unchanged(&input, &state, key, folder) {
-        return Run { findings: input.findings, sources: input.sources, report: Some(report) };
+        let Input { findings, sources, .. } = input;
+        return Run { findings, sources, report: Some(report), _book: None };
     }
     let mut book = Book::checked_with(input, &options.selection, out.as_deref());
     let mut findings = book.findings().to_vec();
@@ -177,7 +195,7 @@ pub fn run(root: &Path, options: &Options) -> Run {
         }
     }
     let sources = book.take_sources();
-    Run { findings, sources, report }
+    Run { findings, sources, report, _book: Some(Box::new(book)) }
 }
 
 /// A folder for outputs, absolute. It is made if it does not exist; one with other people's files in
@@ -239,19 +257,41 @@ fn unchanged(input: &Input, state: &State, key: u128, folder: &Path) -> Option<R
     if !same {
         return None;
     }
+    // One buffer for all: fresh memory costs more than to read into it.
     let mut bytes = Vec::new();
     for (path, &Hash(written)) in &state.outputs {
-        let full = folder.join(path);
-        if !fs::symlink_metadata(&full).ok()?.is_file() {
-            return None;
-        }
-        bytes.clear();
-        io::Read::read_to_end(&mut fs::File::open(&full).ok()?, &mut bytes).ok()?;
+        read_plain(&folder.join(path), &mut bytes).ok()?;
         if hash(&bytes) != written {
             return None;
         }
     }
     Some(Report { files: state.outputs.len(), ..Report::default() })
+}
+
+/// Reads a plain file. A link is none.
+fn read_plain(path: &Path, bytes: &mut Vec<u8>) -> io::Result<()> {
+    let meta = fs::symlink_metadata(path)?;
+    if !meta.is_file() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let mut file = fs::File::open(path)?;
+    bytes.clear();
+    // To its end, however long it is by then.
+    bytes.resize(usize::try_from(meta.len()).unwrap_or(0) + 1, 0);
+    let mut len = 0;
+    loop {
+        match io::Read::read(&mut file, &mut bytes[len..]) {
+            Ok(0) => break,
+            Ok(read) => len += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+        if len == bytes.len() {
+            bytes.resize(2 * len, 0);
+        }
+    }
+    bytes.truncate(len);
+    Ok(())
 }
 
 fn index(root: &Path) -> Option<(u64, String)> {

@@ -274,7 +274,7 @@ impl File<'_> {
                 return self.refuse(refusal, Some(spot));
             };
             let kept = margin.clone() + &parse::written(kept, &block.language);
-            if parse::closes(&kept, mark, ticks) {
+            if parse::closes(kept.as_bytes(), mark, ticks) {
                 let fence = fence[..ticks].to_owned();
                 let refusal = Refusal::Closes { path: self.path(), line: number, fence };
                 return self.refuse(refusal, Some(spot));

@@ -23,7 +23,7 @@ use super::links::{Links, relative};
 use super::words::push_text;
 use super::{Failure, Page};
 use crate::book::Book;
-use crate::parse;
+use crate::scan;
 use crate::source::SourceId;
 
 /// What the comment begins with that lists the everyday words.
@@ -71,7 +71,7 @@ impl Glossary {
         let mut titles: Vec<(String, usize)> = Vec::new();
         let (mut title, mut meaning) = (None, None);
         let (mut links, mut html) = (0, String::new());
-        for event in Parser::new_ext(&book.source(chapter).text, parse::options()) {
+        for event in Parser::new_ext(&book.source(chapter).text, scan::options()) {
             let text = match event {
                 Event::Start(Tag::DefinitionListTitle) => {
                     title = Some(String::new());
@@ -176,7 +176,7 @@ impl Glossary {
             insertions: Vec::new(),
         };
         let (mut closed, mut html, mut italics) = (0_usize, 0_usize, false);
-        for (event, range) in Parser::new_ext(text, parse::options()).into_offset_iter() {
+        for (event, range) in Parser::new_ext(text, scan::options()).into_offset_iter() {
             match event {
                 Event::Text(ref words) if closed == 0 && html == 0 => {
                     // What is written in another way than it is shown ends a word.

@@ -5,6 +5,7 @@
 mod check;
 mod common;
 mod corners;
+mod documented;
 mod editor;
 mod filter;
 mod fmt;

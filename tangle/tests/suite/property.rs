@@ -182,8 +182,13 @@ fn outputs(book: &Book) -> impl Iterator<Item = (OutputId, &tangle::Output)> {
     (0..).map(OutputId).zip(book.outputs())
 }
 
+/// So many in an ordinary run; `TANGLE_CASES` says another number.
+fn cases(few: u32) -> u32 {
+    std::env::var("TANGLE_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(few)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(40), ..ProptestConfig::default() })]
 
     #[test]
     fn a_tree_is_what_the_oracle_says(chunks in tree()) {
