@@ -20,7 +20,7 @@ RUN_FLAGS := $(if $(HOST),--host-shell) $(if $(MONITOR),--monitor) $(if $(GUESTS
 NUMBERS := 1 2 3 4
 
 .PHONY: help setup setup-long doctor tangle sync fmt watch check workspace lock module analyzer guest initrd launcher programs \
-	run attach recording trace check-GUESTS check-N test test-long test-list gdb bench book pdf serve release clean distclean
+	run attach recording trace check-GUESTS check-N test test-long test-list soak gdb bench book pdf serve release clean distclean
 
 help: ## this list
 	@echo 'make run [GUESTS=2] [HOST=1] [MONITOR=1] [KDIR=/a/kernel/tree], make test, and:'
@@ -131,6 +131,9 @@ test-long: setup-long programs ## all tests, under the debug kernels too
 
 test-list: setup programs ## the cases in QEMU, N=10 times in a row, on all kinds of Host or KINDS=...
 	@$(ENV) $(TESTS) suite -- --repeat $(or $(N),10) $(KINDS)
+
+soak: setup programs ## an hour or MINUTES= of Guests under all that can be done to them
+	@$(ENV) $(TESTS) soak -- --minutes $(or $(MINUTES),60) $(if $(SEED),--seed $(SEED)) $(if $(KEEP),--keep)
 
 bench: setup programs ## measure, and write bench/figures.json
 	@$(ENV) bench/measure

@@ -212,6 +212,8 @@ const HIGH: [&str; 12] = [
     "lent",
 ];
 const HIGH_ALWAYS: &str = "high";
+/// The case that takes as long as one lets it: a minute in the long set, on the first kind.
+pub const SOAK: &str = "soak";
 /// The cases that take five seconds and more on the first kind, each; an ordinary run takes fewer
 /// of these.
 const SLOW: [&str; 19] = [
@@ -251,6 +253,7 @@ impl Kind {
         (case != CHECKED_ONLY || self.kernel == Kernel::Checked)
             && (case != LARGE_ONLY || self.is_large())
             && (!self.is_high() || HIGH.contains(&case))
+            && (case != SOAK || self.section == FIRST.section)
     }
 
     fn is_large(&self) -> bool {
@@ -263,6 +266,9 @@ impl Kind {
 
     /// Whether an ordinary run at this commit takes a case on it.
     pub fn samples(&self, commit: &str, case: &str) -> bool {
+        if case == SOAK {
+            return false;
+        }
         ALWAYS.contains(&case)
             || (self.kernel == Kernel::Checked && CHECKED_ALWAYS.contains(&case))
             || (self.is_large() && case == LARGE_ONLY)

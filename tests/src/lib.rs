@@ -40,6 +40,7 @@ pub mod report;
 pub mod runs;
 pub mod sample;
 pub mod setup;
+pub mod soak;
 pub mod terminal;
 pub mod tour;
 pub mod trace;

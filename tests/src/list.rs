@@ -18,7 +18,7 @@ use inside::cases::CASES;
 
 use crate::artifacts::Artifacts;
 use crate::cases::Runner;
-use crate::hosts::{KINDS, Kind};
+use crate::hosts::{KINDS, Kind, SOAK};
 use crate::report::Report;
 
 /// How many machines there are at a time, if there are so many processors: one for the first kind,
@@ -38,7 +38,7 @@ pub fn plan(report: &Report, long: bool, commit: &str) -> Plan {
 
 /// Every case on every kind of Host, those of the long set only if they are asked for.
 pub fn whole(report: &Report, long: bool) -> Plan {
-    of(report, long, |_, _| true)
+    of(report, long, |_, name| long || name != SOAK)
 }
 
 fn of(report: &Report, long: bool, taken: impl Fn(&Kind, &str) -> bool) -> Plan {

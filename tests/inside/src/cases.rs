@@ -8,10 +8,12 @@ mod drivers;
 mod emulated;
 mod exchange;
 mod exits;
+mod faults;
 mod fit;
 mod former;
 mod fpu;
 mod frames;
+mod fuzz_device;
 mod gates;
 mod guests;
 mod high;
@@ -39,6 +41,7 @@ mod reclaim;
 mod requests;
 mod ring;
 mod segments;
+mod soak;
 mod state;
 mod storm;
 mod sweep;
@@ -708,6 +711,36 @@ pub const CASES: &[Case] = &[
         device::killed_anywhere,
     ),
     case(
+        "fuzz-device",
+        "any call on the device in any order, by threads, children and signals, seeded",
+        fuzz_device::fuzz_device,
+    ),
+    case(
+        "memory-taken",
+        "memory that is unmapped, protected or cut off under a Guest, at moments which `seed=` chooses",
+        faults::memory_taken,
+    ),
+    case(
+        "initialize-signals",
+        "INITIALIZE under signals goes on, if they ask for that",
+        faults::initialize_signals,
+    ),
+    case(
+        "disk-full",
+        "a disk's file system is full: the Guest is told",
+        faults::disk_full,
+    ),
+    case(
+        "output-full",
+        "the console goes to a file system that is full",
+        faults::output_full,
+    ),
+    case(
+        "soak",
+        "for `minutes=`: Guests of all kinds, and all that can be done to them; nothing grows",
+        soak::soak,
+    ),
+    case(
         "out-of-memory",
         "the kernel kills the Launcher for its memory",
         device::out_of_memory,
@@ -883,7 +916,7 @@ pub const REFUSED: &[Case] = &[case(
     fit::refused,
 )];
 
-/// What the bench has measured; not tests, so not run as such.
+/// What the bench has measured, and what is asked for by name; not run as tests.
 pub const MEASURES: &[Case] = &[
     case(
         "round-trip",
@@ -934,6 +967,17 @@ pub const MEASURES: &[Case] = &[
         "symbols",
         "where the module's functions are",
         measures::symbols,
+    ),
+    // These two are to become tests of the debug kernel's, once they have been run to their end.
+    case(
+        "fail-nth-load",
+        "the n-th allocation of loading the module fails, for all n",
+        faults::load,
+    ),
+    case(
+        "fail-nth-guest",
+        "the n-th allocation or copy of open, INITIALIZE and a thousand exits fails, for all n",
+        faults::guest,
     ),
 ];
 

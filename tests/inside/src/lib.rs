@@ -11,6 +11,7 @@ pub mod beside;
 pub mod cases;
 pub mod device;
 pub mod exchange;
+pub mod fail_nth;
 pub mod guest;
 pub mod host;
 pub mod kvm;

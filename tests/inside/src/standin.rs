@@ -9,6 +9,8 @@
 mod calls;
 mod costs;
 mod exchange;
+mod faults;
+mod fuzz;
 mod leaving;
 mod lent;
 mod life;
@@ -59,6 +61,10 @@ const STAND_INS: &[(&str, Body)] = &[
     ("mortal", life::mortal),
     ("big", life::big),
     ("hundred", life::hundred),
+    ("fuzz-device", fuzz::device),
+    ("hungry", faults::hungry),
+    ("memory-taken", faults::memory_taken),
+    ("initialize-signals", faults::initialize_signals),
 ];
 
 /// Is the stand-in of that name, and returns its exit status.

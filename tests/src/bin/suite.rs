@@ -15,7 +15,7 @@ use lguest_tests::hosts::KINDS;
 use lguest_tests::list::{self, List};
 use lguest_tests::report::Report;
 use lguest_tests::{
-    browser, cleanup, durable, errors, figures, fit, gdb, prompt, release, setup, trace, trip,
+    browser, cleanup, durable, errors, figures, fit, gdb, prompt, release, setup, soak, trace, trip,
 };
 
 #[derive(Debug, Parser)]
@@ -167,16 +167,23 @@ fn book(report: &mut Report, long: bool) -> Result<()> {
     ];
     command(report, "book", "check", &mut cargo("", &check))?;
     let root = root();
-    if report.wants("book", "figures") {
-        match figures::compare(&root) {
+    type Compare = fn(&Path) -> Result<usize>;
+    let compared: [(&str, Compare); 2] = [("figures", figures::compare), ("soak", soak::compare)];
+    for (name, compare) in compared {
+        // There are data of a soak once one has come to its end.
+        let there = name != "soak" || root.join(soak::DATA).exists();
+        if !there || !report.wants("book", name) {
+            continue;
+        }
+        match compare(&root) {
             Ok(count) => {
                 report.remark(&format!("{count} figures"));
-                report.pass("book/figures");
+                report.pass(&format!("book/{name}"));
             }
             Err(error) => {
                 let why = format!("{error:#}");
-                let log = report.keep("book", "figures", why.as_bytes())?;
-                report.fail("book/figures", &why, &log);
+                let log = report.keep("book", name, why.as_bytes())?;
+                report.fail(&format!("book/{name}"), &why, &log);
             }
         }
     }

@@ -55,19 +55,19 @@ const KINDS: [&str; 4] = [
 /// What a debug kernel keeps books in about all other objects; they grow for a while by themselves.
 const BOOKS: [&str; 2] = ["debug_objects_cache", "kmemleak_object"];
 /// The name of the series of pages.
-const PAGES: &str = "pages in use";
+pub(super) const PAGES: &str = "pages in use";
 
 /// A straight line through values at 0, 1, 2...
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Line {
-    slope: f64,
+pub(super) struct Line {
+    pub(super) slope: f64,
     /// The slope's standard error.
-    error: f64,
+    pub(super) error: f64,
 }
 
 impl Line {
     /// Whether something is lost with every round.
-    fn loses(&self) -> bool {
+    pub(super) fn loses(&self) -> bool {
         self.slope > LIMIT && self.slope > 4.0 * self.error
     }
 }
@@ -84,7 +84,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 /// The line of Theil and Sen. Of fewer than three values nothing can be said.
-fn fit(values: &[f64]) -> Option<Line> {
+pub(super) fn fit(values: &[f64]) -> Option<Line> {
     if values.len() < 3 {
         return None;
     }
@@ -163,7 +163,7 @@ fn slabs(text: &str) -> Result<(BTreeMap<String, f64>, f64)> {
 }
 
 /// Everything that is counted, after what is kept only for later has been given back.
-fn counted() -> Result<BTreeMap<String, f64>> {
+pub(super) fn counted() -> Result<BTreeMap<String, f64>> {
     // What was unmapped is purged when the kernel next changes a page's protection, which it does
     // for every module that it loads.
     host::unload_module()?;
@@ -296,7 +296,7 @@ pub fn leaks(bench: &mut Bench) -> Result<()> {
 }
 
 /// A series and its slope.
-fn tell((name, line): (&String, &Line)) -> String {
+pub(super) fn tell((name, line): (&String, &Line)) -> String {
     format!("{name} {:+.2} ± {:.2}", line.slope, line.error)
 }
 

@@ -21,7 +21,7 @@ use super::guests::{OFF, pin, unpin};
 use super::{Bench, NotHere};
 use crate::guest::{Guest, patience};
 use crate::host::{self, Control};
-use crate::progress::Progress;
+use crate::progress::{Progress, path_of};
 use crate::random::Random;
 
 /// A Guest that keeps sums, and the stand-in that checks them.
@@ -79,19 +79,22 @@ impl Sums {
         let ended = self.guest.finish()?;
         let said = ended.expect_code(0)?.expect_output("all sums right");
         said.with_context(|| what)?;
-        Progress::of(pid)
+        let progress = Progress::of(pid)?;
+        // Whoever counts inodes counts this one, too.
+        fs::remove_file(path_of(pid))?;
+        Ok(progress)
     }
 }
 
 /// One Guest that computes, one that sleeps by turns, and one under the real Launcher.
-struct Three {
+pub(super) struct Three {
     spin: Sums,
     halt: Sums,
     work: Guest,
 }
 
 impl Three {
-    fn start() -> Result<Self> {
+    pub(super) fn start() -> Result<Self> {
         host::load_module()?;
         let spin = Sums::start("spin", "restart")?;
         let halt = Sums::start("halt", "restart")?;
@@ -100,7 +103,7 @@ impl Three {
         Ok(Self { spin, halt, work })
     }
 
-    fn pids(&self) -> [Pid; 3] {
+    pub(super) fn pids(&self) -> [Pid; 3] {
         [self.spin.pid(), self.halt.pid(), self.work.pid()]
     }
 
@@ -108,7 +111,7 @@ impl Three {
         Ok([self.spin.progress()?.records, self.halt.progress()?.records])
     }
 
-    fn go_on(&self, records: u64) -> Result<()> {
+    pub(super) fn go_on(&self, records: u64) -> Result<()> {
         self.spin.goes_on(records)?;
         self.halt.goes_on(records)
     }
@@ -127,7 +130,8 @@ impl Three {
         Ok(())
     }
 
-    fn finish(mut self, bench: &mut Bench) -> Result<[Progress; 2]> {
+    /// Ends all three, content with all that they have counted.
+    fn ended(mut self) -> Result<[Progress; 2]> {
         self.work.send(b"enough\n")?;
         let ended = self.work.finish()?;
         ended
@@ -135,6 +139,16 @@ impl Three {
             .expect_output("good: seed 77, all values right")?;
         let both = [self.spin.finish()?, self.halt.finish()?];
         host::wait_until_free()?;
+        Ok(both)
+    }
+
+    /// The same; gives how many sums were right.
+    pub(super) fn end(self) -> Result<[u64; 2]> {
+        Ok(self.ended()?.map(|progress| progress.records))
+    }
+
+    fn finish(self, bench: &mut Bench) -> Result<[Progress; 2]> {
+        let both = self.ended()?;
         let [spin, halt] = both.map(|progress| progress.records);
         let note = format!("sums right: {spin} of the one that computes, {halt} of the sleeper");
         bench.control.say("note", &note)?;
@@ -143,7 +157,7 @@ impl Three {
 }
 
 /// The state of a process: R runs, S sleeps, T is stopped, t is traced.
-fn state(pid: Pid) -> Result<String> {
+pub(super) fn state(pid: Pid) -> Result<String> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let (_, rest) = stat.rsplit_once(") ").context("no name in stat")?;
     Ok(rest[..1].to_owned())

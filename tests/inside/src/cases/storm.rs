@@ -157,7 +157,7 @@ pub fn nmi_storm(bench: &mut Bench) -> Result<()> {
 }
 
 /// MCG_STATUS: a machine check is in progress, and the program that it interrupted can go on.
-const CAN_GO_ON: u64 = 1 << 2 | 1;
+pub(super) const CAN_GO_ON: u64 = 1 << 2 | 1;
 /// MCG_STATUS: one is in progress, the address is that of the error, and the program cannot go on.
 const CANNOT_GO_ON: u64 = 1 << 2 | 1 << 1;
 /// MCG_STATUS of Intel's: no other processor has been told of it.
@@ -168,7 +168,8 @@ const LOCAL: u64 = 1 << 3;
 const DEFERRED: u64 = 1 << 63 | 1 << 61 | 1 << 60 | 1 << 44;
 
 /// How often Linux looks for what it has not yet written down, in seconds.
-const CHECK_INTERVAL: &str = "/sys/devices/system/machinecheck/machinecheck0/check_interval";
+pub(super) const CHECK_INTERVAL: &str =
+    "/sys/devices/system/machinecheck/machinecheck0/check_interval";
 
 /// The machine checks that Linux writes into its log, so that the log does not overflow; anything
 /// else in there that is not allowed is an error.
@@ -186,7 +187,7 @@ fn recorded(bench: &mut Bench) -> Result<u64> {
 
 /// Injects one machine check and waits until the Host has dealt with it. Another one before that
 /// would be the end of the machine, as on a real processor.
-fn machine_check(bench: &mut Bench, cpu: usize, global: u64) -> Result<()> {
+pub(super) fn machine_check(bench: &mut Bench, cpu: usize, global: u64) -> Result<()> {
     let before = host::mce_count(cpu)?;
     // Intel's processors are all told of one and wait for each other, unless it is a local one.
     let alone = host::vendor() == "GenuineIntel";

@@ -19,10 +19,10 @@ use crate::device::Device;
 use crate::tiny::{COUNT, MIRROR, Memory, PAGE, TOUCH, TOUCHED, Tiny, reason, say};
 
 /// Pages of the Guests here.
-const PAGES: usize = 64;
+pub(super) const PAGES: usize = 64;
 
 /// A mapping of `pages` pages.
-fn map(fd: i32, flags: i32, pages: usize) -> Result<Memory> {
+pub(super) fn map(fd: i32, flags: i32, pages: usize) -> Result<Memory> {
     let protection = libc::PROT_READ | libc::PROT_WRITE;
     let none = std::ptr::null_mut();
     // SAFETY: The kernel chooses a fresh place.
@@ -50,14 +50,19 @@ fn map(fd: i32, flags: i32, pages: usize) -> Result<Memory> {
 }
 
 /// A file in memory, long enough.
-fn memory_file() -> Result<OwnedFd> {
+pub(super) fn memory_file() -> Result<OwnedFd> {
     let file = memfd_create("guest", MFdFlags::empty())?;
     ftruncate(&file, (PAGES * PAGE) as i64)?;
     Ok(file)
 }
 
 /// `mprotect()`, `madvise()` or `munmap()` of some pages.
-fn change(number: libc::c_long, memory: &Memory, pages: (usize, usize), word: i32) -> Result<()> {
+pub(super) fn change(
+    number: libc::c_long,
+    memory: &Memory,
+    pages: (usize, usize),
+    word: i32,
+) -> Result<()> {
     let place = memory.address() + pages.0 * PAGE;
     let length = (pages.1 - pages.0) * PAGE;
     // SAFETY: The pages are a Guest's memory, which this process reads and writes word by word
