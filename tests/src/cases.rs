@@ -6,7 +6,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::artifacts::Artifacts;
 use crate::chapters::in_chapters;
@@ -19,6 +19,8 @@ use crate::report::Report;
 const BOOT: Duration = Duration::from_secs(180);
 /// How long one case may take. The longest needs about ten seconds on a machine that is busy.
 const CASE: Duration = Duration::from_secs(300);
+/// And in the long set, where each may take its time.
+const LONG_CASE: Duration = Duration::from_secs(1200);
 /// A kernel that can is told to look for lost memory after so many cases, and after the last.
 const SCAN_AFTER: usize = 8;
 /// How long a machine may take to end.
@@ -137,10 +139,18 @@ impl Runner {
         let long = if self.long { " long" } else { "" };
         let scan = if scan { " scan" } else { "" };
         machine.tell(&format!("case {name}{long}{scan}"))?;
-        let end = Instant::now() + CASE * self.kind.patience;
+        let limit = if self.long { LONG_CASE } else { CASE };
+        let end = Instant::now() + limit * self.kind.patience;
+        let mut at = None;
         loop {
             let left = end.saturating_duration_since(Instant::now());
-            match machine.hear(left)? {
+            let message = machine.hear(left);
+            let message = message.with_context(|| match &at {
+                Some(at) => format!("what it was doing: target/release/boot case '{at}'"),
+                None => "it had not said what it was doing".to_owned(),
+            });
+            match message? {
+                Message::At(text) => at = Some(text),
                 Message::Start(_) => {}
                 Message::Note(text) => {
                     notes.push_str(&text);

@@ -16,6 +16,8 @@ pub enum Message {
     Start(String),
     /// A case remarks something for its log.
     Note(String),
+    /// A case says how to come back to where it is, should the machine die of what it does now.
+    At(String),
     /// A case is over.
     End(Verdict, String),
     /// Something is to be injected; inside waits for `done`.
@@ -51,6 +53,7 @@ impl Message {
             "ready" => Self::Ready(rest.to_owned()),
             "start" => Self::Start(rest.to_owned()),
             "note" => Self::Note(unescape(rest)),
+            "at" => Self::At(unescape(rest)),
             "pass" => Self::End(Verdict::Pass, unescape(rest)),
             "fail" => Self::End(Verdict::Fail, unescape(rest)),
             "skip" => Self::End(Verdict::Skip, unescape(rest)),
@@ -91,6 +94,7 @@ mod tests {
             Message::End(Verdict::Pass, String::new())
         );
         assert_eq!(Message::parse("exit 3"), Message::Exit(3));
+        assert_eq!(Message::parse("at a b=1"), Message::At("a b=1".into()));
         assert_eq!(Message::parse("exit x"), Message::Unknown("exit x".into()));
         assert_eq!(Message::parse("over 2 5"), Message::Over(2, 5));
         assert_eq!(Message::parse("stopped 3 143"), Message::Stopped(3, 143));

@@ -10,6 +10,8 @@
 pub mod artifacts;
 pub mod attach;
 pub mod browser;
+#[cfg(test)]
+mod bugs;
 pub mod cases;
 pub mod chapters;
 pub mod checks;

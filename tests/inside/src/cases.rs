@@ -19,6 +19,8 @@ mod guests;
 mod high;
 mod hints;
 mod hostile;
+mod hostile_bugs;
+mod hostile_guests;
 pub mod idle_counted;
 mod instructions;
 mod irqs;
@@ -399,6 +401,51 @@ pub const CASES: &[Case] = &[
         "hostile-others",
         "unknown calls, calls before INIT",
         hostile::others,
+    ),
+    case(
+        "hostile-guests",
+        "a thousand Guests that a seed makes up, beside an honest one",
+        hostile_guests::guests,
+    ),
+    case(
+        "hostile-corpus",
+        "the plans that once found something",
+        hostile_guests::corpus,
+    ),
+    case(
+        "hostile-noticed",
+        "what hostile Guests must not do is noticed when it is done",
+        hostile_guests::noticed,
+    ),
+    case(
+        "bug-nested-task",
+        "every way in with the flag NT",
+        hostile_bugs::nested_task,
+    ),
+    case(
+        "bug-no-handler",
+        "`int n` before there is a handler",
+        hostile_bugs::no_handler_yet,
+    ),
+    case(
+        "bug-root-zero",
+        "a top-level table at guest-physical 0",
+        hostile_bugs::root_at_zero,
+    ),
+    case(
+        "bug-late-flush",
+        "a flush that waits in the ring while its page is used",
+        hostile_bugs::flush_in_the_ring,
+    ),
+    case(
+        "bug-users-stack",
+        "ring 1's stack on a page of ring 3's",
+        hostile_bugs::stack_of_the_users,
+    ),
+    case(
+        "bug-far-tables",
+        "descriptors and records outside of the linear map",
+        hostile_bugs::tables_anywhere,
     ),
     case(
         "guest-to-guest",

@@ -19,8 +19,9 @@ pub mod nets;
 pub mod patience;
 pub mod progress;
 pub mod protocol;
-pub mod random;
 pub mod standin;
 pub mod stuck;
 pub mod swap;
 pub mod tiny;
+
+pub use hostile::random;

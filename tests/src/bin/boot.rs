@@ -183,10 +183,14 @@ fn run_cases(options: &Options, names: &[String]) -> Result<i32> {
     let mut status = 0;
     for name in names {
         machine.tell(&format!("case {name} scan"))?;
+        let mut at = String::new();
         loop {
-            match machine.hear(Duration::from_secs(600) * options.host.patience)? {
+            let message = machine.hear(Duration::from_secs(600) * options.host.patience);
+            match message.with_context(|| format!("it was at: {at}"))? {
                 Message::Start(name) => println!("case {name}"),
                 Message::Note(text) => println!("  {text}"),
+                // What kills the machine is what was said last.
+                Message::At(text) => at = text,
                 Message::Inject(what) => {
                     machine.inject(what)?;
                     machine.tell("done")?;

@@ -202,7 +202,7 @@ pub(super) fn give_back() -> Result<()> {
 }
 
 /// One count of it.
-fn sample() -> Result<BTreeMap<String, f64>> {
+pub(super) fn sample() -> Result<BTreeMap<String, f64>> {
     give_back()?;
     let text = fs::read_to_string("/proc/slabinfo").context("this kernel has no slabinfo")?;
     let (mut all, pages) = slabs(&text)?;

@@ -21,7 +21,7 @@ use crate::host;
 
 /// What must become of a Guest that makes a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Fate {
+pub(super) enum Fate {
     /// It lives; the answer, where it is known.
     Lives(Option<u64>),
     /// It ends as it wanted.
@@ -137,7 +137,7 @@ fn hint(entry: u64, page: u64) -> bool {
 
 /// What must become of a Guest that makes this call. Fewer than 32 arrays
 /// are bound.
-fn fate(number: u64, args: [u64; 4], five: bool) -> Fate {
+pub(super) fn fate(number: u64, args: [u64; 4], five: bool) -> Fate {
     let [a, b, c, d] = args;
     let lives_if = |good: bool, names: &'static [&'static str], answer| {
         if good { Lives(answer) } else { Dies(names) }

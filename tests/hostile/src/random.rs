@@ -25,6 +25,16 @@ impl Random {
     pub fn below(&mut self, limit: u64) -> u64 {
         self.word() % limit
     }
+
+    /// Once in so many times.
+    pub fn one_in(&mut self, many: u64) -> bool {
+        self.below(many) == 0
+    }
+
+    /// One of a list, which is not empty.
+    pub fn pick<T: Copy>(&mut self, list: &[T]) -> T {
+        list[self.below(list.len() as u64) as usize]
+    }
 }
 
 #[cfg(test)]
