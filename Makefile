@@ -20,7 +20,8 @@ RUN_FLAGS := $(if $(HOST),--host-shell) $(if $(MONITOR),--monitor) $(if $(GUESTS
 NUMBERS := 1 2 3 4
 
 .PHONY: help setup setup-long doctor tangle sync fmt watch check workspace lock module analyzer guest initrd launcher programs \
-	run attach recording trace check-GUESTS check-N test test-long test-list soak gdb bench book pdf serve release clean distclean
+	run attach recording trace check-GUESTS check-N test test-long test-list soak miri fuzz supply gdb bench book pdf serve \
+	release clean distclean
 
 help: ## this list
 	@echo 'make run [GUESTS=2] [HOST=1] [MONITOR=1] [KDIR=/a/kernel/tree], make test, and:'
@@ -134,6 +135,16 @@ test-list: setup programs ## the cases in QEMU, N=10 times in a row, on all kind
 
 soak: setup programs ## an hour or MINUTES= of Guests under all that can be done to them
 	@$(ENV) $(TESTS) soak -- --minutes $(or $(MINUTES),60) $(if $(SEED),--seed $(SEED)) $(if $(KEEP),--keep)
+
+miri: ## the tests that need no machine, under Miri, if rustup can bring it
+	@setup/miri
+
+fuzz: ## what reads strangers' bytes, under libFuzzer: SECONDS=60 for each
+	@fuzz/run $(or $(SECONDS),60)
+
+supply: ## licences and origin of all crates, and known holes (needs a network)
+	@setup/tool.sh cargo-deny build
+	@$(ENV) setup/supply; setup/supply advisories
 
 bench: setup programs ## measure, and write bench/figures.json
 	@$(ENV) bench/measure

@@ -12,7 +12,7 @@ library=$RUST_LIB_SRC/Cargo.lock
 mark() {
     local key
     key=$(cat "$LGUEST_ROOT/Cargo.lock" "$LGUEST_ROOT/book/Cargo.lock" \
-        "$LGUEST_ROOT/tests/guests/Cargo.lock" "$library" 2>/dev/null |
+        "$LGUEST_ROOT/tests/guests/Cargo.lock" "$LGUEST_ROOT/fuzz/Cargo.lock" "$library" 2>/dev/null |
         sha256sum | cut -c 1-16)
     echo "$LGUEST_CACHE/crates/$key"
 }
@@ -30,6 +30,8 @@ build() {
     cargo fetch --quiet --locked --manifest-path "$LGUEST_ROOT/workspace/Cargo.toml" >&2
     # The test Guests use crates of it, so they come after it.
     cargo fetch --quiet --locked --manifest-path "$LGUEST_ROOT/tests/guests/Cargo.toml" >&2
+    # And so do the fuzz targets.
+    cargo fetch --quiet --locked --manifest-path "$LGUEST_ROOT/fuzz/Cargo.toml" >&2
     mkdir -p "$LGUEST_CACHE/crates"
     : > "$(mark)"
 }

@@ -9,7 +9,7 @@
 #   BZIMAGE         the kernel image in it
 #   LGUEST_KERNEL_DEBUG, LGUEST_KERNEL_KASAN   trees for the long tests, with every net spread
 #   RUSTC_LGUEST    rustc with the library's sources beside it, for -Zbuild-std
-#   LGUEST_TOOLS    folder with bindgen and mdbook
+#   LGUEST_TOOLS    folder with bindgen, mdbook and, for the long tests, cargo-deny
 #   LGUEST_BUSYBOX  static busybox for the Host's user space
 
 LGUEST_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)

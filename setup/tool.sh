@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 # A command written in Rust, built into the cache and not into the user's
 # own ~/.cargo/bin.
-#   tool.sh bindgen|mdbook ok | build
+#   tool.sh bindgen|mdbook|cargo-deny ok | build
 set -euo pipefail
 . "$(dirname "$0")/env.sh"
 . "$(dirname "$0")/lib.sh"
@@ -10,7 +10,8 @@ set -euo pipefail
 case ${1:-} in
     bindgen) crate=bindgen-cli version='^0.73' ;;
     mdbook)  crate=mdbook      version='^0.5' ;;
-    *) die 'usage: tool.sh bindgen|mdbook ok|build' ;;
+    cargo-deny) crate=cargo-deny version='^0.20' ;;
+    *) die 'usage: tool.sh bindgen|mdbook|cargo-deny ok|build' ;;
 esac
 tool=$1
 entry=$LGUEST_CACHE/tools/$tool
@@ -33,5 +34,5 @@ build() {
 case ${2:-} in
     ok) ok ;;
     build) with_lock "tool-$tool" build ;;
-    *) die 'usage: tool.sh bindgen|mdbook ok|build' ;;
+    *) die 'usage: tool.sh bindgen|mdbook|cargo-deny ok|build' ;;
 esac

@@ -24,13 +24,38 @@ pub fn command(
     if !report.wants(section, name) {
         return Ok(());
     }
+    finished(report, section, name, run(command))
+}
+
+/// The same for a command that ends with 3 where it cannot be tried, and says why in its last line.
+///
+/// # Errors
+///
+/// When its log cannot be kept.
+pub fn command_or_skip(
+    report: &mut Report,
+    section: &str,
+    name: &str,
+    command: &mut Command,
+) -> Result<()> {
+    if !report.wants(section, name) {
+        return Ok(());
+    }
+    let ended = run(command);
+    if ended.code == Some(3) {
+        report.skip(&format!("{section}/{name}"), &last_lines(&ended.text, 1));
+        return Ok(());
+    }
+    finished(report, section, name, ended)
+}
+
+fn finished(report: &mut Report, section: &str, name: &str, ended: Ended) -> Result<()> {
     let full = format!("{section}/{name}");
-    let (text, good) = run(command);
-    let log = report.keep(section, name, text.as_bytes())?;
-    if good {
+    let log = report.keep(section, name, ended.text.as_bytes())?;
+    if ended.good() {
         report.pass(&full);
     } else {
-        report.fail(&full, &last_lines(&text, 20), &log);
+        report.fail(&full, &last_lines(&ended.text, 20), &log);
     }
     Ok(())
 }
@@ -45,7 +70,8 @@ pub fn cargo_test(report: &mut Report, section: &str, command: &mut Command) -> 
         return Ok(());
     };
     command.args(["--no-fail-fast", "--"]).args(filters);
-    let (text, good) = run(command);
+    let ended = run(command);
+    let (good, text) = (ended.good(), ended.text);
     let log = report.keep(section, "cargo-test", text.as_bytes())?;
     let mut passed = 0;
     let mut failed = 0;
@@ -73,8 +99,20 @@ pub fn cargo_test(report: &mut Report, section: &str, command: &mut Command) -> 
     Ok(())
 }
 
-/// Runs a command to its end; gives all it printed, and whether it ended well.
-fn run(command: &mut Command) -> (String, bool) {
+/// What a command printed, and how it ended; no status if it could not be started.
+struct Ended {
+    text: String,
+    code: Option<i32>,
+}
+
+impl Ended {
+    fn good(&self) -> bool {
+        self.code == Some(0)
+    }
+}
+
+/// Runs a command to its end.
+fn run(command: &mut Command) -> Ended {
     match command
         .output()
         .with_context(|| format!("cannot start {command:?}"))
@@ -82,10 +120,15 @@ fn run(command: &mut Command) -> (String, bool) {
         Ok(output) => {
             let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
             text.push_str(&String::from_utf8_lossy(&output.stderr));
-            let text = in_chapters(&text, None);
-            (text, output.status.success())
+            Ended {
+                text: in_chapters(&text, None),
+                code: output.status.code(),
+            }
         }
-        Err(error) => (format!("{error:#}"), false),
+        Err(error) => Ended {
+            text: format!("{error:#}"),
+            code: None,
+        },
     }
 }
 
@@ -121,8 +164,9 @@ mod tests {
 
     #[test]
     fn a_command_s_end_counts() {
-        let (text, good) = run(Command::new("sh").args(["-c", "echo out; echo err >&2; exit 1"]));
-        assert_eq!((text.as_str(), good), ("out\nerr\n", false));
-        assert!(!run(&mut Command::new("/nowhere/at/all")).1);
+        let ended = run(Command::new("sh").args(["-c", "echo out; echo err >&2; exit 1"]));
+        assert_eq!((ended.text.as_str(), ended.code), ("out\nerr\n", Some(1)));
+        assert!(!ended.good());
+        assert!(!run(&mut Command::new("/nowhere/at/all")).good());
     }
 }

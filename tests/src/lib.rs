@@ -34,6 +34,8 @@ pub mod list;
 pub mod machine;
 #[cfg(test)]
 mod pages;
+#[cfg(test)]
+mod promises;
 pub mod prompt;
 pub mod recording;
 pub mod release;
@@ -43,6 +45,7 @@ pub mod runs;
 pub mod sample;
 pub mod setup;
 pub mod soak;
+pub mod supply;
 pub mod terminal;
 pub mod tour;
 pub mod trace;

@@ -10,12 +10,13 @@ use std::time::Instant;
 use anyhow::Result;
 use clap::Parser;
 use lguest_tests::artifacts::{self, Artifacts, root};
-use lguest_tests::checks::{cargo_test, command};
+use lguest_tests::checks::{cargo_test, command, command_or_skip};
 use lguest_tests::hosts::KINDS;
 use lguest_tests::list::{self, List};
 use lguest_tests::report::Report;
 use lguest_tests::{
-    browser, cleanup, durable, errors, figures, fit, gdb, prompt, release, setup, soak, trace, trip,
+    browser, cleanup, durable, errors, figures, fit, gdb, prompt, release, setup, soak, supply,
+    trace, trip,
 };
 
 #[derive(Debug, Parser)]
@@ -60,6 +61,8 @@ fn suite(options: &Options) -> Result<bool> {
     book(&mut report, options.long)?;
     browser::test(&mut report, &artifacts::commit(), options.long)?;
     workspace(&mut report, options.long)?;
+    supply::test(&mut report, options.long)?;
+    fuzz(&mut report, options.long)?;
     home(&mut report, options)?;
     host(&mut report, options)?;
     unfit(&mut report, options)?;
@@ -87,7 +90,7 @@ fn forget_old_logs(directory: &Path) {
 }
 
 /// The sections beside the kinds of Host.
-const OTHERS: [&str; 12] = [
+const OTHERS: [&str; 14] = [
     "tools",
     "book",
     browser::SECTION,
@@ -98,8 +101,10 @@ const OTHERS: [&str; 12] = [
     errors::SECTION,
     fit::SECTION,
     setup::SECTION,
+    supply::SECTION,
     trace::SECTION,
     trip::SECTION,
+    "fuzz",
 ];
 
 /// A cargo command in a directory of the checkout, free of settings meant for other builds.
@@ -130,6 +135,12 @@ fn tools(report: &mut Report) -> Result<()> {
         "-Dwarnings",
     ];
     command(report, "tools", "clippy", &mut cargo("", &clippy))?;
+    command(
+        report,
+        "tools",
+        "fuzz-formatted",
+        &mut cargo("fuzz", &["fmt", "--check"]),
+    )?;
     let guests = [
         "fmt", "-p", "drive", "-p", "probe", "-p", "rt", "-p", "wire", "--check",
     ];
@@ -252,7 +263,35 @@ fn workspace(report: &mut Report, long: bool) -> Result<()> {
     if long && std::env::var_os("PROPTEST_CASES").is_none() {
         test.env("PROPTEST_CASES", LONG_CASES);
     }
-    cargo_test(report, "workspace", &mut test)
+    cargo_test(report, "workspace", &mut test)?;
+    if long || report.names("workspace/miri") {
+        command_or_skip(
+            report,
+            "workspace",
+            "miri",
+            &mut Command::new(root().join("setup/miri")),
+        )?;
+    }
+    Ok(())
+}
+
+/// What is tried by libFuzzer, in the long set, and for so many seconds each.
+const TARGETS: [&str; 5] = ["kernel", "program", "archive", "book", "instruction"];
+const FUZZ_SECONDS: &str = "20";
+
+/// What reads bytes from strangers, under libFuzzer.
+fn fuzz(report: &mut Report, long: bool) -> Result<()> {
+    let named = report.is_filtered() && TARGETS.iter().any(|name| report.wants("fuzz", name));
+    if !long && !named {
+        return Ok(());
+    }
+    report.section("fuzz: files and instructions from anybody");
+    for name in TARGETS {
+        let mut run = Command::new(root().join("fuzz/run"));
+        run.args([FUZZ_SECONDS, name]).env_remove("RUSTFLAGS");
+        command(report, "fuzz", name, &mut run)?;
+    }
+    Ok(())
 }
 
 /// The cases in the machine, on every kind of Host, and the user's side of it.
