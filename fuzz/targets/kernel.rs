@@ -18,10 +18,12 @@ fuzz_target!(|bytes: &[u8]| {
         let size = segment.bytes();
         assert!(size > 0 && bytes.len() as u64 <= size);
         assert_eq!(segment.virt().offset(), segment.phys().offset());
-        for start in [segment.virt().0, segment.phys().0] {
+        // The two kinds of address have nothing to do with each other.
+        for (kind, start) in [
+            ("virtual", segment.virt().0),
+            ("physical", segment.phys().0),
+        ] {
             let last = start.checked_add(size - 1).expect("it ends somewhere");
-            // The two kinds of address have nothing to do with each other.
-            let kind = start == segment.virt().0;
             pages.push((kind, start / PAGE_SIZE, last / PAGE_SIZE));
         }
     }
