@@ -269,14 +269,16 @@ const WHOLE = {
         for (const chapter of ['guest/traps', 'drivers/block', 'launcher/disks', 'host/walking']) {
             await page.goto(`${base}/${chapter}.html`);
             const [id, words] = await page.evaluate(() => {
-                const paragraphs = [...document.querySelectorAll('main > h2 ~ p')];
+                // Of words that are long, so that they are not everywhere, and are four.
+                const wordsOf = p => p.textContent.match(/(?<!\S)[a-z]{6,}(?!\S)/g) ?? [];
+                const paragraphs = [...document.querySelectorAll('main > h2 ~ p')]
+                    .filter(p => wordsOf(p).length >= 4);
                 const text = paragraphs[Math.floor(paragraphs.length / 2)];
                 let heading = text;
                 while (!/^H[1-3]$/.test(heading.tagName)) {
                     heading = heading.previousElementSibling;
                 }
-                const words = text.textContent.match(/(?<!\S)[a-z]{5,}(?!\S)/g) ?? [];
-                return [heading.id, words.slice(0, 4).join(' ')];
+                return [heading.id, wordsOf(text).slice(0, 4).join(' ')];
             });
             await page.keyboard.press('/');
             await page.keyboard.type(words);
