@@ -674,8 +674,25 @@ struct Talk {
 }
 
 impl Talk {
-    /// Has it done, and checks what can be counted.
+    /// Has it done, and checks what can be counted. Slow receivers are to have no room for some: who
+    /// has a turn when is not for us to say, so they get three chances.
     fn done(&self, bench: &mut Bench) -> Result<()> {
+        let about = self.about;
+        for left in (0..3).rev() {
+            let [retried, refused] = self.once(bench)?;
+            if self.slow == 0 || (refused > 0 && retried > refused) {
+                break;
+            }
+            ensure!(
+                left > 0,
+                "{about}: {retried} second looks, {refused} refused"
+            );
+        }
+        Ok(())
+    }
+
+    /// Has it done once; how often was looked twice, and how often that was in vain.
+    fn once(&self, bench: &mut Bench) -> Result<[u64; 2]> {
         let &Self {
             about,
             packets,
@@ -716,15 +733,9 @@ impl Talk {
             retried - refused
         );
         bench.control.say("note", &note)?;
-        if slow != 0 {
-            ensure!(refused > 0, "{about}: there was always room");
-            ensure!(
-                retried > refused,
-                "{about}: {retried} second looks, and none found room"
-            );
-        }
         host::wait_until_free()?;
-        meeting.end()
+        meeting.end()?;
+        Ok([retried, refused])
     }
 }
 
